@@ -1,0 +1,215 @@
+"""The paper's first zero-shot experiment (section 7.1 and D.1): how good is the mask after N clicks?
+
+The first click is the centre of the true mask, the pixel farthest from its boundary, or, in the harder
+variant, a random pixel of it. Each next click is the centre of the error region of the model's last answer,
+the mask that it is most confident of. "oracle" is the best of the masks for the single click, "box" the
+answer to the object's tight box. Scores are IoU, averaged over a set's objects and then over sets.
+
+`export_points` writes the answers as files; `point_scores` reads and scores them, and has `evaluate_points`,
+which does it all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anymask.data.sa1b import Sa1bFolder, Sample
+from anymask.errors import DataError
+from anymask.evaluation.predictions import PredictionFolder, evenly_spaced
+from anymask.evaluation.protocol import Answer, Segmentable
+from anymask.geometry.boxes import xywh_to_xyxy
+from anymask.geometry.points import mask_centre_xy, next_click, random_point_xy
+from anymask.geometry.rle import Rle, decode_rle, encode_rles, rle_area, rle_to_box_xywh
+from anymask.prompts import Prompt
+
+FIRST_POINTS = ("centre", "random")
+
+# Called with the set's name, how many of its images are done and how many there are.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class PointSettings:
+    """How the experiment is run; written beside the predictions, which belong to exactly these settings.
+
+    clicks: the numbers of clicks to report, rising (paper: 1, 2, 3, 5, 9).
+    first_point: "centre" or "random" (paper's harder variant; only the first click is random).
+    boxes: also ask for each object by its tight box.
+    feedback: from the second click on, give the last answer's logits back as a mask prompt, as interactive
+        use does.
+    max_images, max_objects: at most so many images of a set and objects of an image, evenly spaced; None is
+        all.
+    seed: of the random first clicks; each object's click depends on it and the object alone.
+
+    Raises DataError for a value that is not allowed.
+    """
+
+    clicks: tuple[int, ...] = (1, 2, 3, 5, 9)
+    first_point: str = "centre"
+    boxes: bool = True
+    feedback: bool = True
+    max_images: int | None = None
+    max_objects: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clicks", tuple(self.clicks))
+        if not self.clicks or self.clicks[0] < 1 or list(self.clicks) != sorted(set(self.clicks)):
+            raise DataError(
+                f"clicks is {self.clicks}; allowed: rising numbers from 1 on, such as 1, 2, 3, 5, 9"
+            )
+        if self.first_point not in FIRST_POINTS:
+            raise DataError(f"first_point is {self.first_point!r}; allowed: {' or '.join(FIRST_POINTS)}")
+        for name in ("max_images", "max_objects"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise DataError(f"{name} is {limit}; allowed: 1 or more, or None for all")
+        if self.seed < 0:
+            raise DataError(f"seed is {self.seed}; allowed: 0 or more")
+
+
+@dataclass
+class _Object:
+    """One object on its way through the clicks."""
+
+    index: int
+    rle: Rle
+    points_xy: list[tuple[float, float]]
+    labels: list[int]
+    logits: np.ndarray | None = None
+    clicks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    box: list[dict[str, Any]] | None = None
+
+    def prompt(self, feedback: bool) -> Prompt:
+        """All clicks so far; three masks are asked for only while the prompt is ambiguous."""
+        return Prompt(
+            points=tuple(self.points_xy),
+            labels=tuple(self.labels),
+            mask_logits=self.logits if feedback else None,
+            multimask=True if len(self.points_xy) == 1 else None,
+        )
+
+    def box_prompt(self) -> Prompt:
+        x0, y0, x1, y1 = (float(side) for side in xywh_to_xyxy(rle_to_box_xywh(self.rle)))
+        return Prompt(box=(x0, y0, x1, y1))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "index": self.index,
+            "points_xy": [list(point) for point in self.points_xy],
+            "labels": self.labels,
+            "clicks": self.clicks,
+            "box": self.box,
+        }
+
+
+def set_name(data_folder: str | Path) -> str:
+    """The name of a data set: the last two parts of its folder's path, such as bsds500/test."""
+    return "/".join(Path(data_folder).resolve().parts[1:][-2:])
+
+
+def export_points(
+    judged: Segmentable,
+    data_folder: str | Path,
+    out: str | Path,
+    settings: PointSettings,
+    model: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> PredictionFolder:
+    """Ask a model for every object of a folder in SA-1B's layout and write its answers to the folder `out`.
+
+    `model` says who is judged, as JSON values (name, fingerprint of the weights...); it is kept with the
+    settings and the data folder in config.json. Images that are done already are passed over. Raises
+    DataError when `out` holds predictions of another configuration or the data are broken.
+    """
+    folder = Sa1bFolder(data_folder)
+    config = {"model": dict(model), "settings": asdict(settings), "data": str(folder.path.resolve())}
+    predictions = PredictionFolder.create(out, config)
+    names = evenly_spaced(folder.names, settings.max_images)
+    for done, name in enumerate(names, start=1):
+        if not predictions.has(name):
+            sample = folder[folder.names.index(name)]
+            predictions.write(name, predict_image(judged, sample, settings))
+        if progress is not None:
+            progress(set_name(data_folder), done, len(names))
+    return predictions
+
+
+def predict_image(judged: Segmentable, sample: Sample, settings: PointSettings) -> dict[str, Any]:
+    """One image's part of the experiment, as JSON values; the image is embedded once for all its objects.
+
+    Each object has its `index` in the annotation file, the clicks it got, and for each number of clicks (and
+    the box) the masks and confidences of the answer, best first.
+    """
+    objects = [
+        _first_click(sample, index, settings) for index in _chosen_objects(sample, settings.max_objects)
+    ]
+    if objects:
+        judged.set_image(sample.read_image())
+        for count in range(1, settings.clicks[-1] + 1):
+            _click_round(judged, objects, count, settings)
+        if settings.boxes:
+            answers = list(judged.predict_batch([thing.box_prompt() for thing in objects]))
+            for thing in reversed(objects):
+                thing.box = _candidates(answers.pop())
+    return {
+        "image": sample.image_path.name,
+        "annotations_sha256": annotations_sha256(sample),
+        "objects": [thing.to_json() for thing in objects],
+    }
+
+
+def annotations_sha256(sample: Sample) -> str:
+    """The digest of an annotation file: predictions are scored against the truth that they were made from."""
+    return hashlib.sha256(sample.json_path.read_bytes()).hexdigest()
+
+
+def _chosen_objects(sample: Sample, limit: int | None) -> list[int]:
+    """Indices of the annotations to judge; an empty mask is no object."""
+    try:
+        filled = [index for index, thing in enumerate(sample.annotations) if rle_area(thing.rle) > 0]
+    except DataError as error:
+        raise DataError(f"{sample.json_path}: {error}") from error
+    return evenly_spaced(filled, limit)
+
+
+def _first_click(sample: Sample, index: int, settings: PointSettings) -> _Object:
+    rle = sample.annotations[index].rle
+    truth_hw = decode_rle(rle)
+    if settings.first_point == "centre":
+        point_xy = mask_centre_xy(truth_hw)
+    else:
+        name_number = zlib.crc32(sample.image_path.name.encode())
+        point_xy = random_point_xy(truth_hw, np.random.default_rng([settings.seed, name_number, index]))
+    return _Object(index, rle, [point_xy], [1])
+
+
+def _click_round(
+    judged: Segmentable, objects: Sequence[_Object], count: int, settings: PointSettings
+) -> None:
+    """Answer the clicks so far for all objects, note the answers to report, and place the next clicks."""
+    answers = list(judged.predict_batch([thing.prompt(settings.feedback) for thing in objects]))
+    # Taken off the list one by one: masks at the image's size exist for one object at a time.
+    for thing in reversed(objects):
+        answer = answers.pop()
+        if count in settings.clicks:
+            thing.clicks[str(count)] = _candidates(answer)
+        if count < settings.clicks[-1]:
+            point_xy, label = next_click(decode_rle(thing.rle), answer.masks[0])
+            thing.points_xy.append(point_xy)
+            thing.labels.append(label)
+            thing.logits = np.array(answer.logits[:1]) if settings.feedback else None
+
+
+def _candidates(answer: Answer) -> list[dict[str, Any]]:
+    return [
+        {"rle": rle, "score": float(score)}
+        for rle, score in zip(encode_rles(answer.masks), answer.scores, strict=True)
+    ]

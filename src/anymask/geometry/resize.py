@@ -1,0 +1,124 @@
+"""Between an image's own pixels and the frame a model sees: one scale, padding on the right and below.
+
+A `Frame` knows both sizes and moves points and boxes into the model's frame and mask logits back out of it.
+The same few numbers are needed wherever an image or a prompt meets a model, so they live in one frozen record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How an image of `original_hw` pixels lies in a model's input.
+
+    The image is resized to `resized_hw` (longest side first, paper A) and padded with zeros on the right and
+    below to `padded_hw`. Coordinates in the original are pixels, x to the right and y down.
+    """
+
+    original_hw: tuple[int, int]
+    resized_hw: tuple[int, int]
+    padded_hw: tuple[int, int]
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """Model pixels per original pixel, along x and along y (they differ by rounding alone)."""
+        return self.resized_hw[1] / self.original_hw[1], self.resized_hw[0] / self.original_hw[0]
+
+    def points_to_model(self, points_xy: np.ndarray) -> np.ndarray:
+        """Original pixels (..., 2) to model pixels (..., 2), float32."""
+        return (np.asarray(points_xy, dtype=np.float64) * self.scale_xy).astype(np.float32)
+
+
+def longest_side_size(size_hw: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """The size whose longest side is `longest_side` at the aspect ratio of `size_hw`, at least 1x1.
+
+    Rounds half up, as the reference does.
+    """
+    height, width = size_hw
+    scale = longest_side / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def fit_frame(size_hw: tuple[int, int], longest_side: int, pad_multiple: int | None) -> Frame:
+    """The frame of an image in a model that takes `longest_side` pixels.
+
+    `pad_multiple=None` pads to a square (the paper's ViT); a number pads each side up to a multiple of it,
+    which is all that a convolutional encoder needs.
+    """
+    resized_hw = longest_side_size(size_hw, longest_side)
+    if pad_multiple is None:
+        return Frame(size_hw, resized_hw, (longest_side, longest_side))
+    padded_hw = tuple(-(-side // pad_multiple) * pad_multiple for side in resized_hw)
+    return Frame(size_hw, resized_hw, (padded_hw[0], padded_hw[1]))
+
+
+def resize_image(image_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """An HxWxC uint8 image at another size: area averaging when it shrinks, bilinear when it grows.
+
+    Averaging is what keeps a 20,000 pixel wide image from turning into aliased noise. One side that grows
+    while the other shrinks (extreme aspect ratios) is resized in two steps, each with its own filter.
+    """
+    height, width = image_hwc.shape[:2]
+    new_height, new_width = size_hw
+    if (height, width) == (new_height, new_width):
+        return image_hwc
+    shrunk_hw = (min(height, new_height), min(width, new_width))
+    if shrunk_hw != (height, width):
+        image_hwc = cv2.resize(image_hwc, shrunk_hw[::-1], interpolation=cv2.INTER_AREA)
+    if shrunk_hw != (new_height, new_width):
+        image_hwc = cv2.resize(image_hwc, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    return image_hwc
+
+
+@lru_cache(maxsize=64)
+def interpolation_matrix(output_size: int, input_size: int, input_extent: float) -> np.ndarray:
+    """Bilinear interpolation along one axis as a matrix (output_size, input_size), float32.
+
+    Output pixel i looks at (i + 0.5) * input_extent / output_size - 0.5: the first `input_extent` cells of the
+    input (a fraction is fine) are stretched over the whole output, pixel centres on pixel centres. Two such
+    matrices crop the padding away and upsample in one go, which is faster than doing either alone.
+    """
+    position = (np.arange(output_size) + 0.5) * (input_extent / output_size) - 0.5
+    position = np.clip(position, 0, input_size - 1)
+    lower = np.minimum(position.astype(np.int64), max(input_size - 2, 0))
+    upper = np.minimum(lower + 1, input_size - 1)
+    fraction = (position - lower).astype(np.float32)
+    matrix = np.zeros((output_size, input_size), dtype=np.float32)
+    rows = np.arange(output_size)
+    np.add.at(matrix, (rows, lower), 1 - fraction)
+    np.add.at(matrix, (rows, upper), fraction)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def logits_to_original(logits_khw: np.ndarray, frame: Frame) -> np.ndarray:
+    """Mask logits over the padded model frame (K, h, w) at the original size (K, H, W), float32."""
+    rows, columns = (
+        interpolation_matrix(
+            frame.original_hw[axis],
+            logits_khw.shape[axis + 1],
+            frame.resized_hw[axis] * logits_khw.shape[axis + 1] / frame.padded_hw[axis],
+        )
+        for axis in (0, 1)
+    )
+    return rows @ (np.ascontiguousarray(logits_khw, dtype=np.float32) @ columns.T)
+
+
+def mask_to_model(mask_hw: np.ndarray, frame: Frame, size_hw: tuple[int, int]) -> np.ndarray:
+    """A mask or probability map of the original (H, W) over the padded frame at `size_hw`, float32.
+
+    Used to turn a full-size mask into a mask prompt: averaged down, zero in the padding.
+    """
+    inner_hw = tuple(
+        max(1, round(frame.resized_hw[axis] * size_hw[axis] / frame.padded_hw[axis])) for axis in (0, 1)
+    )
+    inner = resize_image(np.asarray(mask_hw, dtype=np.float32), (inner_hw[0], inner_hw[1]))
+    padded = np.zeros(size_hw, dtype=np.float32)
+    padded[: inner_hw[0], : inner_hw[1]] = inner
+    return padded

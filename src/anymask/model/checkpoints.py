@@ -1,0 +1,288 @@
+"""Weights on disk: reading what users have, naming what is wrong with it, writing our own files.
+
+Read are official `.pth` files, `.safetensors`, and Hugging Face's `SamModel` in either; what a file is, its first
+bytes say, not its name. Nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from anymask.errors import CheckpointError
+from anymask.model.huggingface import from_huggingface, is_from_huggingface
+from anymask.model.segmenter import Segmenter
+from anymask.version import __version__
+
+# Where users' files keep the state dict when it is not the whole file.
+NESTINGS = ("model", "state_dict", "model_state_dict")
+# Width and depth of the paper's image encoders (paper A).
+VIT_SHAPES = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
+# The reference once saved these constants; a model here has them from its input specification.
+PIXEL_CONSTANTS = ("pixel_mean", "pixel_std")
+SHOWN_KEYS = 3
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth`, `.pt` or `.safetensors` file on the CPU, by the names they have in the file.
+
+    A state dict nested under "model", "state_dict" or "model_state_dict" is found. Raises `CheckpointError`, which
+    names the file, when it is missing, a folder, empty, cut short, not a checkpoint, or holds code.
+    """
+    path = Path(path)
+    start = _first_bytes(path)
+    if _is_safetensors(path, start):
+        return _read_safetensors(path)
+    if start.startswith(b"PK"):
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f"{path} is cut short: the end of the file, which lists its tensors, is missing")
+        return _find_tensors(path, _torch_load(path, mmap=True))
+    if start.startswith(b"\x80"):
+        return _find_tensors(path, _torch_load(path, mmap=False))
+    raise CheckpointError(
+        f"{path} is not a checkpoint: it begins with {start[:16]!r}; allowed are .pth, .pt and .safetensors files"
+    )
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a `.safetensors` file; empty for `.pth` files, which have none. Raises `CheckpointError`."""
+    path = Path(path)
+    if not _is_safetensors(path, _first_bytes(path)):
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointError(_safetensors_fault(path, error)) from error
+
+
+def _first_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; a checkpoint is one .pth, .pt or .safetensors file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if not start:
+        raise CheckpointError(f"{path} is empty (0 bytes)")
+    return start
+
+
+def _is_safetensors(path: Path, start: bytes) -> bool:
+    """By its ending, or by the length of a header and the brace that opens it."""
+    return path.suffix == ".safetensors" or start[8:9] == b"{"
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(_safetensors_fault(path, error)) from error
+
+
+def _safetensors_fault(path: Path, error: SafetensorError) -> str:
+    reason = str(error)
+    is_cut = any(word in reason for word in ("IncompleteBuffer", "HeaderTooSmall", "InvalidHeaderLength"))
+    return f"{path} is {'cut short' if is_cut else 'not a safetensors file'}: {reason}"
+
+
+def _torch_load(path: Path, mmap: bool) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        reason = str(error)
+        name = re.search(r"(?:GLOBAL|global|class)\s+([\w.]+\.\w+)", reason)
+        if "Unsupported" in reason and name is not None:
+            raise CheckpointError(
+                f"{path} holds code ({name[1]}), which was not executed; allowed are tensors alone: save the state "
+                "dict, not the model"
+            ) from error
+        if "truncated" in reason:
+            raise CheckpointError(f"{path} is cut short: {_one_line(error)}") from error
+        raise CheckpointError(f"{path} is not a checkpoint that torch.save wrote: {_one_line(error)}") from error
+    except EOFError as error:
+        raise CheckpointError(f"{path} is cut short: it ends before its tensors do") from error
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OSError) as error:
+        # What torch's readers raise for damaged bytes is not documented; none of it may reach the user as a bug.
+        raise CheckpointError(f"{path} is not a checkpoint that torch.save wrote: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException, longest: int = 160) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def _find_tensors(path: Path, content: object) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        for nesting in NESTINGS:
+            if isinstance(content.get(nesting), Mapping):
+                content = content[nesting]
+                break
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds {_kind(content)}; allowed is a mapping of names to tensors")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} holds {_kind(value)} under {key!r}; allowed is a mapping of names to tensors, alone or "
+                f"under one of {', '.join(NESTINGS)}"
+            )
+    if not content:
+        raise CheckpointError(f"{path} holds no tensors")
+    return dict(content)
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def to_reference_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Any state dict read here under the reference's keys: without a wrapper's prefix, Hugging Face's names, or the
+    pixel constants that old files carry."""
+    renamed = dict(state)
+    for prefix in ("module.", "_orig_mod."):  # left by data-parallel training and by torch.compile
+        if renamed and all(key.startswith(prefix) for key in renamed):
+            renamed = {key.removeprefix(prefix): tensor for key, tensor in renamed.items()}
+    if is_from_huggingface(renamed):
+        renamed = from_huggingface(renamed)
+    return {key: tensor for key, tensor in renamed.items() if key not in PIXEL_CONSTANTS}
+
+
+def detect_variant(state: Mapping[str, Tensor]) -> str | None:
+    """The name of the model that these weights belong to, or None. A ViT is known by its width and depth."""
+    state = to_reference_keys(state)
+    vit_shape = _vit_shape(state)
+    if vit_shape is not None:
+        return VIT_SHAPES.get(vit_shape)
+    if "image_encoder.stem.weight" in state and "image_encoder.lateral32.weight" in state:
+        return "tiny"
+    if "image_encoder.stages.0.conv1.weight" in state:
+        return "conv"
+    return None
+
+
+def _vit_shape(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Width and depth of the ViT in a state dict with the reference's keys."""
+    patches = state.get("image_encoder.patch_embed.proj.weight")
+    if patches is None or patches.ndim != 4:
+        return None
+    blocks = {int(match[1]) for key in state if (match := re.match(r"image_encoder\.blocks\.(\d+)\.", key))}
+    return patches.shape[0], len(blocks)
+
+
+def load_checkpoint(
+    model: Segmenter, path_or_state: str | Path | Mapping[str, Tensor], strict: bool = True
+) -> None:
+    """Copy weights into the model, in the model's own precision and on its device.
+
+    `path_or_state` is a file (see `read_state_dict`) or a state dict, with the reference's or Hugging Face's keys.
+    `strict=False` lets keys be missing or unknown, as long as some fit; shapes must always fit. Raises
+    `CheckpointError` that says which variant was found and which was wanted, or which keys do not fit; the model is
+    unchanged then.
+    """
+    if isinstance(path_or_state, Mapping):
+        origin, state = "the state dict", to_reference_keys(path_or_state)
+    else:
+        origin, state = str(path_or_state), to_reference_keys(read_state_dict(path_or_state))
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in state]
+    unexpected = [key for key in state if key not in wanted]
+    misshapen = [key for key in state if key in wanted and state[key].shape != wanted[key].shape]
+    has_foreign_keys = bool(missing or unexpected) if strict else len(unexpected) == len(state)
+    if not (has_foreign_keys or misshapen):
+        model.load_state_dict(state, strict=False)
+        return
+    found = detect_variant(state)
+    if found is not None and found != model.name:
+        raise CheckpointError(f"{origin} holds the weights of {found}{_size_note(state)}, not of {model.name}")
+    faults = []
+    if has_foreign_keys:
+        faults += [_name_some("misses", missing), _name_some("has the unknown", unexpected)]
+    if misshapen:
+        shapes = [f"{k} {tuple(state[k].shape)} for {tuple(wanted[k].shape)}" for k in misshapen]
+        faults.append(_name_some("has the wrong shape in", shapes))
+    listed = "; ".join(fault for fault in faults if fault)
+    raise CheckpointError(f"{origin}{_size_note(state)} does not fit {model.name}: it {listed}")
+
+
+def _size_note(state: Mapping[str, Tensor]) -> str:
+    shape = _vit_shape(state)
+    return "" if shape is None else f" (a ViT {shape[0]} wide and {shape[1]} deep)"
+
+
+def _name_some(verb: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    rest = "" if len(names) <= SHOWN_KEYS else ", ..."
+    plural = "" if len(names) == 1 else "s"
+    return f"{verb} {len(names)} key{plural}: {', '.join(names[:SHOWN_KEYS])}{rest}"
+
+
+def save_checkpoint(
+    model: Segmenter,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write the model's weights as safetensors, parameters in `dtype`, under the reference's keys.
+
+    Buffers stay float32: the random Fourier matrix multiplies coordinates, and half precision would move points.
+    `metadata` is kept beside the model's name and the version that wrote it. A file of that name is replaced at once
+    when the new one is whole.
+    """
+    path = Path(path)
+    parameters = dict(model.named_parameters())
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        kept_dtype = dtype if key in parameters else torch.float32
+        stored = tensor.to(kept_dtype) if tensor.is_floating_point() else tensor
+        tensors[key] = stored.detach().cpu().contiguous()
+    partial = path.with_name(path.name + ".partial")
+    facts = {"model": model.name, "anymask": __version__, **(metadata or {})}
+    try:
+        save_file(tensors, partial, metadata=facts)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> str:
+    """16 hex digits that change with any weight: a SHA-256 over names, shapes and float32 values.
+
+    The model's device and memory layout do not matter. Hashing costs 15 ms for tiny, and some seconds for ViT-H
+    ("measured"), so the answer is kept on the model together with where each tensor lies, how often it was written
+    to and what it sums to, and is worked out anew when any of them has changed.
+    """
+    tensors = sorted(model.state_dict().items())
+    witness = _witness([tensor for _, tensor in tensors])
+    kept = getattr(model, "_fingerprint", None)
+    if kept is not None and kept[0] == witness:
+        return kept[1]
+    digest = hashlib.sha256()
+    for key, tensor in tensors:
+        digest.update(f"{key} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    answer = digest.hexdigest()[:16]
+    model._fingerprint = (witness, answer)  # type: ignore[assignment]
+    return answer
+
+
+def _witness(tensors: list[Tensor]) -> tuple[object, ...]:
+    """What changes when weights do. Writing through `.data` leaves the version as it is, hence the sums."""
+    sums = torch.stack([tensor.sum(dtype=torch.float32).cpu() for tensor in tensors]).tolist()
+    versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    return ([tensor.data_ptr() for tensor in tensors], versions, sums)

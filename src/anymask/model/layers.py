@@ -1,0 +1,50 @@
+"""Small parts that every network here is built from. Legend: B batch, N tokens, C channels, H W height and width."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNorm2d(nn.Module):
+    """Layer normalisation over the channels of a (B, C, H, W) map, each position alone."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Channels go last for the fused kernel; on a channels-last tensor both permutes are free.
+        normalised = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return normalised.permute(0, 3, 1, 2)
+
+
+class MLP(nn.Module):
+    """`depth` linear layers with ReLU between them (mask and IoU heads; paper A: three layers)."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, depth: int) -> None:
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (depth - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, leaves a residual branch out for whole samples (paper A: rate 0.4 to 0.6)."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if self.rate == 0.0 or not self.training:
+            return branch
+        kept = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(1 - self.rate)
+        return branch * kept / (1 - self.rate)

@@ -1,0 +1,140 @@
+"""Prompts to tokens (paper 3 and A). Legend: B prompts, N points, C channels, H W model pixels, h w grid cells.
+
+Every sparse prompt is a list of labelled points. A box is its two corners with labels of their own, so points,
+boxes and any mixture share one (B, N, 2) tensor and one batch can hold all kinds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from anymask.model.layers import LayerNorm2d
+from anymask.prompts import PointLabel
+
+
+class RandomFourierEncoding(nn.Module):
+    """Random-Fourier encoding of a position in [0, 1] (paper A)."""
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_features))
+
+    def forward(self, positions_xy: Tensor) -> Tensor:
+        """(..., 2) in [0, 1] -> (..., 2 * num_features)."""
+        matrix = self.positional_encoding_gaussian_matrix
+        angles = 2 * math.pi * ((2 * positions_xy.to(matrix.dtype) - 1) @ matrix)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def grid(self, size_hw: tuple[int, int], extent_hw: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+        """Encodings of the cell centres of an h x w grid that covers `extent_hw` of the unit square: (C, h, w)."""
+        device = self.positional_encoding_gaussian_matrix.device
+        y, x = (
+            (torch.arange(size, device=device) + 0.5) * (extent / size)
+            for size, extent in zip(size_hw, extent_hw, strict=True)
+        )
+        grid_xy = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)
+        return self(grid_xy).permute(2, 0, 1)
+
+
+class ClickFeatures(nn.Module):
+    """Adds to a clicked point's token the image features found at the clicked place.
+
+    Not in the paper: a small encoder has no room to carry every object's identity through 16-pixel cells, so the
+    token is told directly what lies under the finger ("measured": every from-scratch run that took off had it).
+    """
+
+    def __init__(self, channels: tuple[int, ...], embed_dim: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Linear(c, embed_dim) for c in channels)
+
+    def forward(self, maps: tuple[Tensor, ...], positions_xy: Tensor, image_index: Tensor) -> Tensor:
+        """maps: (I, C_l, h_l, w_l) each; positions (B, N, 2) in [0, 1] of the maps; image_index (B,) -> (B, N, C)."""
+        total: Tensor | int = 0
+        for projection, feature_map in zip(self.projections, maps, strict=True):
+            total = total + projection(_sample_bilinear(feature_map, positions_xy, image_index))
+        assert isinstance(total, Tensor)
+        return total
+
+
+def _sample_bilinear(feature_map: Tensor, positions_xy: Tensor, image_index: Tensor) -> Tensor:
+    """Values of (I, C, h, w) at (B, N, 2) positions in [0, 1], each of its own image: (B, N, C)."""
+    height, width = feature_map.shape[-2:]
+    size_xy = positions_xy.new_tensor([width, height])
+    position = (positions_xy * size_xy - 0.5).clamp(min=0)
+    position = torch.minimum(position, size_xy - 1)
+    corner = position.floor()
+    fraction_x, fraction_y = (position - corner).unbind(-1)
+    x0, y0 = corner.long().unbind(-1)
+    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
+    image = image_index[:, None].expand_as(x0)
+    channels_last = feature_map.permute(0, 2, 3, 1)
+    top = torch.lerp(channels_last[image, y0, x0], channels_last[image, y0, x1], fraction_x[..., None])
+    bottom = torch.lerp(channels_last[image, y1, x0], channels_last[image, y1, x1], fraction_x[..., None])
+    return torch.lerp(top, bottom, fraction_y[..., None])
+
+
+class PromptEncoder(nn.Module):
+    """Points, boxes and rough masks to what the mask decoder reads.
+
+    `embed_dim` is C; `mask_channels` the width of the small mask network (paper A: 4 channels, then 16).
+    """
+
+    def __init__(
+        self, embed_dim: int, mask_channels: int = 16, click_channels: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.pe_layer = RandomFourierEncoding(embed_dim // 2)
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
+        self.not_a_point_embed = nn.Embedding(1, embed_dim)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, mask_channels // 4, kernel_size=2, stride=2),
+            LayerNorm2d(mask_channels // 4),
+            nn.GELU(),
+            nn.Conv2d(mask_channels // 4, mask_channels, kernel_size=2, stride=2),
+            LayerNorm2d(mask_channels),
+            nn.GELU(),
+            nn.Conv2d(mask_channels, embed_dim, kernel_size=1),
+        )
+        self.no_mask_embed = nn.Embedding(1, embed_dim)
+        self.click_features = None if click_channels is None else ClickFeatures(click_channels, embed_dim)
+
+    def encode_points(self, positions_xy: Tensor, labels: Tensor, click_features: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, C) of points at (B, N, 2) in [0, 1] of the model's square with labels (B, N).
+
+        `click_features` (B, N, C) is added to foreground and background points alone.
+        """
+        tokens = self.pe_layer(positions_xy)
+        is_point = (labels >= PointLabel.BACKGROUND)[..., None]
+        kinds = torch.cat([self.not_a_point_embed.weight, *[e.weight for e in self.point_embeddings]])
+        # Row 0 is "not a point", 1 to 4 the four kinds; padding takes row 0 too, no token will look at it.
+        kind = kinds[(labels + 1).clamp(min=0)]
+        tokens = tokens * is_point + kind
+        if click_features is not None:
+            is_click = ((labels == PointLabel.BACKGROUND) | (labels == PointLabel.FOREGROUND))[..., None]
+            tokens = tokens + click_features * is_click
+        return tokens
+
+    def encode_masks(self, mask_logits: Tensor | None, has_mask: Tensor | None = None) -> Tensor:
+        """Dense prompt to add to the image embedding: (B, C, h, w), or (1, C, 1, 1) when there is no mask at all.
+
+        `mask_logits` (B, 1, 4h, 4w); `has_mask` (B,) bool says which rows hold one (None: all).
+        """
+        no_mask = self.no_mask_embed.weight[..., None, None]
+        if mask_logits is None:
+            return no_mask
+        dense = self.mask_downscaling(mask_logits)
+        if has_mask is None:
+            return dense
+        return torch.where(has_mask[:, None, None, None], dense, no_mask)
+
+
+def normalise_positions(points_xy: Tensor, input_size: int) -> Tensor:
+    """Model pixels to [0, 1] of the model's square, taken at the pixel centre as in the reference."""
+    return (points_xy + 0.5) / input_size
+

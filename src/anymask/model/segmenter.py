@@ -1,0 +1,142 @@
+"""The whole network: image encoder, prompt encoder, mask decoder (paper 3).
+
+Legend: I images, B prompts, N points, C channels, M mask outputs, H W model pixels, h w embedding cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anymask.geometry.resize import Frame, fit_frame, resize_image
+from anymask.model.image_encoder import ImageEncoder, ImageFeatures
+from anymask.model.mask_decoder import MaskDecoder
+from anymask.model.prompt_encoder import PromptEncoder, normalise_positions
+from anymask.prompts import PointLabel
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How a model wants its pixels: longest side, padding and the per-channel mean and spread on 0 to 255."""
+
+    longest_side: int
+    pad_multiple: int | None  # None pads to a square, as the paper's ViT needs
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """B prompts as tensors. Points are model pixels, right-padded with label PADDING.
+
+    points_xy (B, N, 2) float; labels (B, N) int of `PointLabel`; mask_logits (B, 1, 4h, 4w) or None; has_mask (B,)
+    bool or None (all, when there are mask_logits); image_index (B,) int or None (see `MaskDecoder.forward`).
+    """
+
+    points_xy: Tensor
+    labels: Tensor
+    mask_logits: Tensor | None = None
+    has_mask: Tensor | None = None
+    image_index: Tensor | None = None
+
+
+class Segmenter(nn.Module):
+    """A promptable segmentation model. `encode` once per image, `decode` once per batch of prompts."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        image_encoder: ImageEncoder,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        input_spec: InputSpec,
+    ) -> None:
+        super().__init__()
+        assert isinstance(image_encoder, nn.Module)
+        self.name = name
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.input_spec = input_spec
+        self.register_buffer("pixel_mean", torch.tensor(input_spec.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(input_spec.pixel_std).view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pixel_mean.dtype
+
+    def frame(self, size_hw: tuple[int, int]) -> Frame:
+        """Where an image of this size comes to lie in the model's input."""
+        return fit_frame(size_hw, self.input_spec.longest_side, self.input_spec.pad_multiple)
+
+    def preprocess(self, image_hwc: np.ndarray) -> tuple[Tensor, Frame]:
+        """An HxWx3 uint8 RGB image as (1, 3, H, W) normalised model pixels, and its frame.
+
+        Padding comes after normalisation, so it is zero, as in the paper.
+        """
+        frame = self.frame((image_hwc.shape[0], image_hwc.shape[1]))
+        resized = torch.from_numpy(np.ascontiguousarray(resize_image(image_hwc, frame.resized_hw)))
+        pixels = self.normalise(resized.to(self.device).permute(2, 0, 1)[None])
+        padded = pixels.new_zeros(1, 3, *frame.padded_hw)
+        padded[:, :, : frame.resized_hw[0], : frame.resized_hw[1]] = pixels
+        return padded, frame
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """0 to 255 pixels (I, 3, H, W) of any type to the model's own scale and dtype."""
+        return (pixels.to(self.dtype) - self.pixel_mean) / self.pixel_std
+
+    def encode(self, pixels: Tensor) -> ImageFeatures:
+        """Normalised, padded pixels (I, 3, H, W) to image features."""
+        return self.image_encoder(pixels)
+
+    def decode(self, features: ImageFeatures, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
+        """Mask logits (B, M, 4h, 4w) over the padded frame and predicted IoU (B, M); output 0 is the single one."""
+        cells_hw = features.embedding.shape[-2:]
+        input_hw = tuple(cells * self.image_encoder.stride for cells in cells_hw)
+        input_size = max(input_hw)
+        positions = normalise_positions(prompts.points_xy, input_size)
+        click_features = None
+        if self.prompt_encoder.click_features is not None:
+            click_features = self._click_features(features, prompts, input_hw)
+        tokens = self.prompt_encoder.encode_points(positions, prompts.labels, click_features)
+        dense = self.prompt_encoder.encode_masks(prompts.mask_logits, prompts.has_mask)
+        image_pe = self.prompt_encoder.pe_layer.grid(
+            (cells_hw[0], cells_hw[1]), (input_hw[0] / input_size, input_hw[1] / input_size)
+        )
+        token_mask = prompts.labels != PointLabel.PADDING
+        return self.mask_decoder(
+            features,
+            image_pe.to(tokens.dtype),
+            tokens.to(features.embedding.dtype),
+            dense.to(features.embedding.dtype),
+            token_mask,
+            prompts.image_index,
+        )
+
+    def _click_features(
+        self, features: ImageFeatures, prompts: PromptBatch, input_hw: tuple[int, ...]
+    ) -> Tensor:
+        assert self.prompt_encoder.click_features is not None
+        size_xy = prompts.points_xy.new_tensor([input_hw[1], input_hw[0]])
+        image_index = prompts.image_index
+        if image_index is None:
+            image_index = torch.zeros(prompts.labels.shape[0], dtype=torch.long, device=prompts.labels.device)
+        return self.prompt_encoder.click_features(
+            (features.embedding, *features.skips), (prompts.points_xy + 0.5) / size_xy, image_index
+        )
+
+
+def choose_outputs(logits: Tensor, ious: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:
+    """The three ambiguous outputs, or the single one (paper A): logits (B, 3 or 1, h, w), IoU (B, 3 or 1)."""
+    outputs = slice(1, None) if multimask else slice(0, 1)
+    return logits[:, outputs], ious[:, outputs]

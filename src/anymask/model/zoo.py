@@ -1,0 +1,153 @@
+"""Ready models: the network by name, its weights from the package, the cache or a file, on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from anymask.errors import CheckpointError
+from anymask.model.checkpoints import detect_variant, load_checkpoint, read_metadata, read_state_dict
+from anymask.model.device import choose_device, choose_dtype
+from anymask.model.prompt_encoder import RandomFourierEncoding
+from anymask.model.pull import OFFICIAL, pulled_path
+from anymask.model.registry import BUILDERS, build_model
+from anymask.model.segmenter import Segmenter
+
+PACKAGED_FOLDER = Path(__file__).parent / "weights"
+PACKAGED = {"tiny": "tiny.safetensors"}
+RUNTIMES = ("torch",)
+
+SAM_LICENCE = "weights Apache-2.0; trained on SA-1B, whose own licence allows research only"
+LICENCES = {
+    "tiny": (
+        "for non-commercial use: trained on BSDS500 (non-commercial research), CamVid (CC BY-NC), COCO (annotations "
+        "CC BY 4.0, photos under Flickr's terms), CCP, feral cats and DSB2018; the image encoder started from "
+        "EfficientNet-Lite0's ImageNet weights (Apache-2.0)"
+    ),
+    "conv": "no weights",
+    "vit_b": SAM_LICENCE,
+    "vit_l": SAM_LICENCE,
+    "vit_h": SAM_LICENCE,
+}
+
+
+def load_model(
+    name_or_path: str | Path = "tiny",
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    runtime: str = "torch",
+) -> Segmenter:
+    """A model with weights, ready to answer: evaluation mode, no gradients, channels last.
+
+    `name_or_path` is a model's name, with its weights from `checkpoint`, the package or the cache; or the path of a
+    checkpoint, whose model is found out. `device` and `dtype`: see `device.py`. The Fourier matrix stays float32 in
+    every precision, because coordinates pass through it. Raises `CheckpointError` when the name is not known, there are
+    no weights, or they do not fit; `AnymaskError` for a device or precision that this machine lacks.
+    """
+    if runtime not in RUNTIMES:
+        raise CheckpointError(f"runtime {runtime!r} is not known; allowed are {', '.join(RUNTIMES)}")
+    chosen_device = choose_device(device)
+    chosen_dtype = choose_dtype(dtype, chosen_device)
+    name, weights = _find_weights(name_or_path, checkpoint)
+    with _SkipInitialisation():
+        model = build_model(name)
+    load_checkpoint(model, weights)
+    model.eval().requires_grad_(False)
+    fourier = {
+        part: part.positional_encoding_gaussian_matrix
+        for part in model.modules()
+        if isinstance(part, RandomFourierEncoding)
+    }
+    model.to(device=chosen_device, dtype=chosen_dtype, memory_format=torch.channels_last)
+    for part, matrix in fourier.items():
+        part.positional_encoding_gaussian_matrix = matrix.to(chosen_device)
+    return model
+
+
+def model_info(name: str) -> dict[str, Any]:
+    """What there is to know of a model without loading its weights.
+
+    Keys: name, parameters, input_size (longest side in pixels), stride, embed_dim, weights ("packaged", "pulled",
+    "not here" or "none"), path (of the weights, or None), origin, download_megabytes (or None), licence. Raises
+    `CheckpointError` for an unknown name.
+    """
+    with _SkipInitialisation():
+        model = build_model(name)
+    path = weights_path(name)
+    here = {"tiny": "packaged", "conv": "none"}.get(name, "pulled") if path is None or path.is_file() else "not here"
+    origins = {"tiny": "trained by this project, in the package", "conv": "an example encoder, without weights"}
+    return {
+        "name": name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "input_size": model.input_spec.longest_side,
+        "stride": model.image_encoder.stride,
+        "embed_dim": model.image_encoder.embed_dim,
+        "weights": here,
+        "path": str(path) if path is not None and path.is_file() else None,
+        "origin": OFFICIAL[name].url if name in OFFICIAL else origins[name],
+        "download_megabytes": OFFICIAL[name].megabytes if name in OFFICIAL else None,
+        "licence": LICENCES[name],
+    }
+
+
+def weights_path(name: str) -> Path | None:
+    """Where the weights of a named model lie, or would lie once pulled; None where there are none to be had."""
+    if name in PACKAGED:
+        return PACKAGED_FOLDER / PACKAGED[name]
+    return pulled_path(name) if name in OFFICIAL else None
+
+
+def _find_weights(
+    name_or_path: str | Path, checkpoint: str | Path | None
+) -> tuple[str, str | Path | Mapping[str, Tensor]]:
+    """The model's name, and the file or the tensors to load into it."""
+    if str(name_or_path) not in BUILDERS:
+        return _name_from_file(Path(name_or_path), checkpoint)
+    name = str(name_or_path)
+    if checkpoint is not None:
+        return name, checkpoint
+    path = weights_path(name)
+    if path is None:
+        raise CheckpointError(f"model {name!r} comes without weights; pass checkpoint=")
+    if path.is_file():
+        return name, path
+    if name in PACKAGED:
+        raise CheckpointError(f"the weights of {name} are missing from the package: no file {path}; pass checkpoint=")
+    raise CheckpointError(
+        f"the weights of {name} are not here: no file {path}; run `anymask models pull {name}` or pass checkpoint="
+    )
+
+
+def _name_from_file(path: Path, checkpoint: str | Path | None) -> tuple[str, str | Path | Mapping[str, Tensor]]:
+    if checkpoint is not None or not (path.exists() or path.suffix or len(path.parts) > 1):
+        raise CheckpointError(
+            f"model {str(path)!r} is not known; allowed are {', '.join(BUILDERS)}, or the path of a checkpoint alone"
+        )
+    name = read_metadata(path).get("model")
+    if name in BUILDERS:
+        return name, path
+    state = read_state_dict(path)
+    found = detect_variant(state)
+    if found is None:
+        raise CheckpointError(
+            f"{path} does not look like the weights of any model here; pass the model's name, one of "
+            f"{', '.join(BUILDERS)}, and checkpoint="
+        )
+    return found, state
+
+
+class _SkipInitialisation(TorchFunctionMode):
+    """Leaves parameters uninitialised that a checkpoint is about to fill: drawing ViT-H's takes 8 s ("measured")."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.Tensor.uniform_, torch.Tensor.normal_):
+            return args[0]
+        return func(*args, **(kwargs or {}))

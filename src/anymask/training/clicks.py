@@ -1,0 +1,101 @@
+"""The simulated annotator of the training algorithm (paper A, "Training algorithm").
+
+Legend: B masks, H W model pixels. Every draw takes a torch generator, so a step can be replayed exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anymask.prompts import PointLabel
+
+BOX_NOISE = 0.1  # paper A: standard deviation of a box coordinate's noise, as a share of the side
+BOX_NOISE_LIMIT = 20.0  # paper A: pixels at most
+
+
+@dataclass(frozen=True)
+class ClickSchedule:
+    """How many rounds a mask gets. Paper A: eleven; two of them bring no new prompt, only the last mask's logits.
+
+    One of those two comes at a random place, the other at the end; with one (`mask_only_rounds=1`) it comes at a
+    random place, with none every round adds a point.
+    """
+
+    rounds: int = 11
+    mask_only_rounds: int = 2
+
+    def draw(self, generator: torch.Generator) -> list[bool]:
+        """For each round after the first: does it bring a new point?"""
+        new_point = [True] * (self.rounds - 1)
+        if self.mask_only_rounds >= 2 and new_point:
+            new_point[-1] = False
+        if self.mask_only_rounds >= 1 and len(new_point) > 1:
+            limit = len(new_point) - (self.mask_only_rounds >= 2)
+            new_point[int(torch.randint(limit, (), generator=generator))] = False
+        return new_point
+
+
+def sample_pixels(region: Tensor, generator: torch.Generator) -> Tensor:
+    """One uniformly random pixel of each region: (B, H, W) bool -> (B, 2) float x, y.
+
+    A region without a pixel gives some pixel of the image; callers check `any` where that matters.
+    """
+    batch, _, width = region.shape
+    counts = region.flatten(1).to(torch.int32).cumsum(dim=1, dtype=torch.int32)
+    draw = torch.rand(batch, 1, generator=generator).to(region.device)
+    rank = (draw * counts[:, -1:]).floor().to(torch.int32) + 1
+    index = torch.searchsorted(counts, rank).squeeze(1).clamp(max=counts.shape[1] - 1)
+    return torch.stack([index % width, index // width], dim=1).float()
+
+
+def noisy_boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """Each mask's box with noise on every coordinate: (B, H, W) bool -> (B, 2, 2) corners x, y, inside the image."""
+    _, height, width = masks.shape
+    edges = []
+    for axis, size in ((1, width), (2, height)):
+        filled = masks.any(dim=axis)
+        first = filled.to(torch.int32).argmax(dim=1)
+        last = size - filled.flip(1).to(torch.int32).argmax(dim=1)
+        edges.append(torch.stack([first, last], dim=1).float())
+    corners = torch.stack(edges, dim=2)  # (B, corner, xy)
+    side = (corners[:, 1] - corners[:, 0])[:, None]
+    noise = torch.randn(corners.shape, generator=generator).to(corners.device) * side * BOX_NOISE
+    noisy = corners + noise.clamp(-BOX_NOISE_LIMIT, BOX_NOISE_LIMIT)
+    limit = corners.new_tensor([width, height])
+    return torch.minimum(noisy.clamp(min=0), limit)
+
+
+def first_prompts(masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A foreground point or a noisy box for each mask, with equal chance (paper A).
+
+    masks (B, H, W) bool, none empty. Returns points (B, 2, 2) and labels (B, 2): a point and "not a point", or the
+    two corners, so that a batch of both keeps one shape.
+    """
+    boxes = noisy_boxes(masks, generator)
+    points = sample_pixels(masks, generator)
+    is_box = (torch.rand(masks.shape[0], generator=generator) < 0.5).to(masks.device)
+    points = torch.stack([points, torch.zeros_like(points)], dim=1)
+    labels_box = torch.tensor([PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT], device=masks.device)
+    labels_point = torch.tensor([PointLabel.FOREGROUND, PointLabel.NOT_A_POINT], device=masks.device)
+    # Corners lie on pixel edges and the encoder adds half a pixel to everything, as in the reference.
+    return (
+        torch.where(is_box[:, None, None], boxes, points),
+        torch.where(is_box[:, None], labels_box, labels_point),
+    )
+
+
+def correction_clicks(truth: Tensor, predicted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A point uniform in each error region: foreground where it was missed, background where it was too much.
+
+    truth, predicted (B, H, W) bool. Returns points (B, 1, 2) and labels (B, 1); a mask without any error gets a
+    foreground point inside the truth.
+    """
+    error = truth ^ predicted
+    has_error = error.flatten(1).any(dim=1)
+    points = sample_pixels(torch.where(has_error[:, None, None], error, truth), generator)
+    x, y = points.long().unbind(1)
+    labels = truth[torch.arange(truth.shape[0], device=truth.device), y, x].long()
+    return points[:, None], labels[:, None]

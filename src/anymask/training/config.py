@@ -1,0 +1,62 @@
+"""What a training run is made of, as one frozen, printable record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+from anymask.training.augment import Augmentation
+from anymask.training.clicks import ClickSchedule
+from anymask.training.losses import LossWeights
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A folder in SA-1B layout and how often it is drawn from; `split` names a set in the splits file."""
+
+    folder: str
+    weight: float = 1.0
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Recipes are functions that return one; `--set key=value` changes a field."""
+
+    model: str
+    sources: tuple[DataSource, ...]
+    crop_size: int
+    images_per_step: int  # over all processes
+    masks_per_image: int
+    total_steps: int
+    learning_rate: float
+    splits_file: str | None = None
+    init_from: str | None = None  # a checkpoint, or "imagenet" for tiny's encoder
+    encoder_lr_scale: float = 1.0
+    layer_decay: float = 1.0
+    weight_decay: float = 0.1  # paper A
+    betas: tuple[float, float] = (0.9, 0.999)  # paper A
+    warmup_steps: int = 250  # paper A
+    lr_drops: tuple[int, ...] = ()  # steps at which the rate falls to a tenth (paper A)
+    cooldown_steps: int = 0  # a linear fall to zero over the last steps
+    clip_norm: float = 1.0  # assumed
+    drop_path: float = 0.0
+    dropout: float = 0.1  # paper A, in the decoder
+    ema_decay: float = 0.0  # 0: no averaged weights
+    max_area_share: float = 0.9  # paper A: larger masks are dropped
+    min_area: int = 40  # crop pixels; assumed: below it a mask is a few grid cells
+    schedule: ClickSchedule = field(default_factory=ClickSchedule)
+    losses: LossWeights = field(default_factory=LossWeights)
+    single_output_weight: float = 0.0  # loss of the single-answer token on ambiguous first prompts; paper: none
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    precision: str = "32-true"
+    compile: bool = False
+    workers: int = 1
+    seed: int = 0
+    save_every: int = 100
+    validate_every: int = 500
+    validation_objects: int = 300
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)

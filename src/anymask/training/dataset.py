@@ -1,0 +1,118 @@
+"""Training batches as a pure function of (seed, step, rank): nothing to save, and a resumed run sees the same images."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from anymask.data.sa1b import Sa1bFolder, Sample, read_split
+from anymask.geometry.rle import decode_rles
+from anymask.training.augment import draw_crop, jitter_colour
+from anymask.training.config import DataSource, TrainConfig
+
+MAX_TRIES = 50  # images drawn before a data set is said to hold no usable mask
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """pixels (I, 3, S, S) uint8; masks (B, S, S) bool, none empty; image_index (B,) int."""
+
+    pixels: Tensor
+    masks: Tensor
+    image_index: Tensor
+
+
+def open_source(source: DataSource, splits_file: str | None, part: str) -> Sa1bFolder:
+    """The images of one source; `part` ("train" or "val") picks the side of its split, if it has one."""
+    if source.split is None or splits_file is None:
+        return Sa1bFolder(source.folder)
+    return Sa1bFolder(source.folder, names=read_split(Path(splits_file), source.split, part))
+
+
+class BatchDataset(Dataset[TrainingBatch]):
+    """Item number `step` is the batch of that step for this process."""
+
+    def __init__(self, config: TrainConfig, rank: int, world_size: int) -> None:
+        self.config = config
+        self.rank = rank
+        self.images = config.images_per_step // world_size
+        self.folders = [open_source(source, config.splits_file, "train") for source in config.sources]
+        weights = np.array([source.weight for source in config.sources], dtype=np.float64)
+        self.probabilities = weights / weights.sum()
+
+    def __len__(self) -> int:
+        return self.config.total_steps
+
+    def __getitem__(self, step: int) -> TrainingBatch:
+        pixels, masks = [], []
+        for slot in range(self.images):
+            # The slot counts over all processes: N processes see together what one would see alone.
+            rng = np.random.default_rng((self.config.seed, step, self.rank * self.images + slot))
+            image, image_masks = self._draw(rng)
+            pixels.append(torch.from_numpy(image).permute(2, 0, 1))
+            masks.append(torch.from_numpy(image_masks))
+        index = torch.arange(self.images).repeat_interleave(self.config.masks_per_image)
+        return TrainingBatch(torch.stack(pixels), torch.cat(masks), index)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        for _ in range(MAX_TRIES):
+            folder = self.folders[rng.choice(len(self.folders), p=self.probabilities)]
+            drawn = draw_sample(folder[int(rng.integers(len(folder)))], self.config, rng)
+            if drawn is not None:
+                return drawn
+        raise RuntimeError(f"no usable mask in {MAX_TRIES} images of {[s.folder for s in self.config.sources]}")
+
+
+def draw_sample(
+    sample: Sample, config: TrainConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """One augmented crop and `masks_per_image` of its masks: (S, S, 3) uint8, (K, S, S) bool; None if it has none."""
+    crop = draw_crop(sample.size_hw, config.crop_size, config.augmentation, rng)
+    image_area = sample.size_hw[0] * sample.size_hw[1]
+    candidates = [
+        annotation.rle
+        for annotation in sample.annotations
+        if annotation.area <= config.max_area_share * image_area
+        and _overlaps(annotation.bbox_xywh, (crop.x0, crop.y0, crop.x1, crop.y1))
+    ]
+    order = rng.permutation(len(candidates))
+    masks: list[np.ndarray] = []
+    for index in order:
+        mask = crop.apply(decode_rles([candidates[index]])[0].astype(np.uint8) * 255) >= 128
+        if config.min_area <= mask.sum() <= config.max_area_share * mask.size:
+            masks.append(mask)
+        if len(masks) == config.masks_per_image:
+            break
+    if not masks:
+        return None
+    chosen = [masks[index % len(masks)] for index in range(config.masks_per_image)]
+    image = crop.apply(jitter_colour(sample.read_image(), config.augmentation.colour, rng))
+    return image, np.stack(chosen)
+
+
+def _overlaps(box_xywh: tuple[float, ...], window_xyxy: tuple[int, int, int, int]) -> bool:
+    x, y, width, height = box_xywh
+    x0, y0, x1, y1 = window_xyxy
+    return x < x1 and x + width > x0 and y < y1 and y + height > y0
+
+
+def training_batches(
+    config: TrainConfig, first_step: int, rank: int, world_size: int
+) -> DataLoader[TrainingBatch]:
+    """Batches of the steps from `first_step` on, prepared ahead by `config.workers` processes."""
+    dataset = BatchDataset(config, rank, world_size)
+    workers = min(config.workers, os.cpu_count() or 1)
+    return DataLoader(
+        dataset,
+        sampler=range(first_step, config.total_steps),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=3 if workers else None,
+        persistent_workers=False,
+    )

@@ -1,0 +1,72 @@
+"""AdamW with layer-wise rates, the learning-rate schedule, and averaged weights (paper A)."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+
+from anymask.model.segmenter import Segmenter
+from anymask.training.config import TrainConfig
+
+
+def encoder_depth(name: str) -> int | None:
+    """How deep a parameter sits in the image encoder, 0 first; None for what is new on top (neck, laterals)."""
+    match = re.search(r"^image_encoder\.(?:blocks|stages)\.(\d+)\.", name)
+    if match:
+        return int(match.group(1)) + 1
+    if re.search(r"^image_encoder\.(?:patch_embed|pos_embed|stem)", name):
+        return 0
+    return None
+
+
+def parameter_groups(model: Segmenter, config: TrainConfig) -> list[dict[str, object]]:
+    """Groups with their own rate: layer_decay per level below the top of the encoder; no decay on vectors."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    top = max((depth for name, _ in named if (depth := encoder_depth(name)) is not None), default=0) + 1
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        depth = encoder_depth(name)
+        scale = 1.0 if depth is None else config.encoder_lr_scale * config.layer_decay ** (top - depth)
+        decay = config.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
+        groups.setdefault((scale, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": config.learning_rate * scale, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
+    ]
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, a tenth after each drop (paper A), and a linear cool-down where the recipe asks for one."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    rate *= 0.1 ** sum(step >= drop for drop in config.lr_drops)
+    if config.cooldown_steps:
+        rate *= min(1.0, max(0.0, (config.total_steps - step) / config.cooldown_steps))
+    return rate
+
+
+def build_optimiser(model: Segmenter, config: TrainConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate, betas=config.betas)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+class AveragedWeights:
+    """An exponential moving average of a model's parameters, young at first: decay min(d, (1 + t) / (10 + t))."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: p.detach().clone() for name, p in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value.to(self.weights[name].dtype), weight)
+            else:
+                self.weights[name].copy_(value)

@@ -1,0 +1,76 @@
+"""One training step: encode once, then several rounds of simulated prompts (paper A, "Training algorithm").
+
+Legend: I images, B masks, M outputs, S crop side, h w logit grid.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anymask.model.segmenter import PromptBatch, Segmenter, choose_outputs
+from anymask.training.clicks import correction_clicks, first_prompts
+from anymask.training.config import TrainConfig
+from anymask.training.dataset import TrainingBatch
+from anymask.training.losses import segmentation_loss
+
+
+class TrainingStep(nn.Module):
+    """The segmenter with its loss, as one module, so that data parallelism wraps a single forward pass."""
+
+    def __init__(self, segmenter: Segmenter, config: TrainConfig) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.config = config
+        self.encode = torch.compile(segmenter.encode) if config.compile else segmenter.encode
+
+    def forward(self, batch: TrainingBatch, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over all rounds, and what the curves show: losses and IoU of the first and the last round."""
+        generator = torch.Generator().manual_seed(seed)
+        pixels = self.segmenter.normalise(batch.pixels)
+        features = self.encode(pixels.contiguous(memory_format=torch.channels_last))
+        target = grid_target(batch.masks, self.config.crop_size * 4 // self.segmenter.image_encoder.stride)
+
+        points, labels = first_prompts(batch.masks, generator)
+        feedback: Tensor | None = None
+        losses: list[Tensor] = []
+        curves: dict[str, Tensor] = {}
+        brings_point = [True, *self.config.schedule.draw(generator)]
+        for round_index, is_new_point in enumerate(brings_point):
+            if round_index and is_new_point:
+                assert feedback is not None
+                predicted = upsampled(feedback, self.config.crop_size) > 0
+                new_points, new_labels = correction_clicks(batch.masks, predicted, generator)
+                points, labels = torch.cat([points, new_points], 1), torch.cat([labels, new_labels], 1)
+            prompts = PromptBatch(points, labels, feedback, image_index=batch.image_index)
+            all_logits, all_ious = self.segmenter.decode(features, prompts)
+            # A lone point or box is ambiguous and gets three answers; everything after it one (paper 3, A).
+            logits, ious = choose_outputs(all_logits, all_ious, multimask=round_index == 0)
+            loss, iou = segmentation_loss(logits, ious, target, self.config.losses)
+            if round_index == 0 and self.config.single_output_weight:
+                single = choose_outputs(all_logits, all_ious, multimask=False)
+                single_loss, _ = segmentation_loss(*single, target, self.config.losses)
+                loss = loss + self.config.single_output_weight * single_loss
+            losses.append(loss)
+            best = ious.argmax(dim=1)
+            rows = torch.arange(best.shape[0], device=best.device)
+            feedback = logits[rows, best][:, None].detach().float()
+            if round_index == 0:
+                curves["iou_first"] = iou[rows, best].mean()
+                curves["iou_oracle"] = iou.max(dim=1).values.mean()
+                curves["loss_first"] = loss.detach()
+        curves["iou_last"] = iou.mean()
+        total = torch.stack(losses).mean()
+        curves["loss"] = total.detach()
+        return total, curves
+
+
+def grid_target(masks: Tensor, grid_size: int) -> Tensor:
+    """The share of each logit cell that a mask covers: (B, S, S) bool -> (B, h, w) float."""
+    return F.adaptive_avg_pool2d(masks.float(), grid_size)
+
+
+def upsampled(logits: Tensor, size: int) -> Tensor:
+    """Logits (B, 1, h, w) at crop resolution (B, S, S)."""
+    return F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)[:, 0]

@@ -1,0 +1,69 @@
+"""Fixtures that every test may use: a seeded generator, a made-up photograph, the folder of real data."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# The same examples on every machine and run; slow runners must not fail on time.
+settings.register_profile("anymask", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("anymask")
+
+
+class Photo(NamedTuple):
+    """A made-up photograph: image (H, W, 3) uint8 and the true masks (K, H, W) bool of its objects."""
+
+    image: np.ndarray
+    masks_khw: np.ndarray
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Two threads for torch, in tests that use it at all: more only get in each other's way."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 2:
+        torch.set_num_threads(2)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A random generator that gives every test the same numbers each run."""
+    return np.random.default_rng(20240229)
+
+
+@pytest.fixture
+def photo() -> Photo:
+    """120x160: four textured ellipses of different colour and size, none overlapping, on noisy ground."""
+    rng = np.random.default_rng(7)
+    height, width = 120, 160
+    rows, columns = np.mgrid[:height, :width]
+    ground = np.stack([90 + 0.3 * columns, 110 + 0.2 * rows, np.full((height, width), 80.0)], axis=-1)
+    ellipses = [  # centre xy, half axes, angle, colour, stripe period
+        ((40, 35), (28, 18), 20, (200, 60, 50), 7),
+        ((115, 40), (20, 30), 0, (60, 90, 210), 5),
+        ((45, 90), (12, 12), 0, (230, 210, 70), 9),
+        ((110, 98), (34, 10), -15, (40, 160, 90), 6),
+    ]
+    masks = np.zeros((len(ellipses), height, width), dtype=np.uint8)
+    for mask, (centre_xy, axes, angle, colour, period) in zip(masks, ellipses, strict=True):
+        cv2.ellipse(mask, centre_xy, axes, angle, 0, 360, 1, thickness=-1)
+        stripes = 25 * np.sin((rows + columns) * (2 * np.pi / period))
+        ground[mask == 1] = (np.array(colour) + stripes[..., None])[mask == 1]
+    image = np.clip(ground + rng.normal(0, 6, ground.shape), 0, 255).astype(np.uint8)
+    return Photo(image, masks.view(bool))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images and masks: ANYMASK_DATA, or `../shared/data` beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("ANYMASK_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set ANYMASK_DATA to the folder that holds it")
+    return folder

@@ -1,0 +1,65 @@
+"""`anymask evaluate points` as a person or a script calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from known_scene import Scene
+from typer.testing import CliRunner, Result
+
+from anymask.cli.evaluate import app
+from anymask.errors import DataError
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["points", *map(str, arguments)], env={"COLUMNS": "160"})
+
+
+def test_the_table_and_the_files(scene: Scene, tmp_path: Path) -> None:
+    result = run(scene.folder, "--baseline", "--clicks", "1,2", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    for expected in ("shapes/test", "mean over sets", "1 click", "2 clicks", "oracle", "box"):
+        assert expected in result.stdout
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {"predictions", "points.png", "results.json", "results.md"}
+
+
+def test_json_is_the_results_and_nothing_else(scene: Scene, tmp_path: Path) -> None:
+    options = ("--baseline", "--clicks", "2,3", "--no-boxes", "--first-point", "random", "--seed", 3)
+    limits = ("--max-images", 2, "--max-objects", 2)
+    result = run(scene.folder, *options, *limits, "--json", "-o", tmp_path / "out")
+    printed = json.loads(result.stdout)
+    assert printed == json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(printed["mean"]) == ["2", "3"]
+    assert printed["settings"] == {
+        "clicks": [2, 3],
+        "first_point": "random",
+        "boxes": False,
+        "feedback": False,
+        "max_images": 2,
+        "max_objects": 2,
+        "seed": 3,
+    }
+    assert printed["sets"]["shapes/test"]["images"] == 2
+    assert (
+        printed["sets"]["shapes/test"]["objects"] == 3
+    )  # two of the first image's four, the last one's only
+
+
+def test_another_setting_in_the_same_folder_is_an_error_that_names_it(scene: Scene, tmp_path: Path) -> None:
+    assert run(scene.folder, "--baseline", "--clicks", "1", "-o", tmp_path / "out").exit_code == 0
+    result = run(scene.folder, "--baseline", "--clicks", "1,2", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, DataError)
+    assert "settings.clicks was [1], now [1, 2]" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "options", [("--clicks", "1;2"), ("--max-images", "0"), ("--checkpoint", "weights.safetensors")]
+)
+def test_wrong_usage_ends_with_two(scene: Scene, tmp_path: Path, options: tuple[str, str]) -> None:
+    result = run(scene.folder, "--baseline", *options, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
