@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from anymask.model.segmenter import Segmenter
 
 # The same examples on every machine and run; slow runners must not fail on time.
 settings.register_profile("anymask", deadline=None, max_examples=60, derandomize=True)
@@ -27,8 +30,9 @@ class Photo(NamedTuple):
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Two threads for torch, in tests that use it at all: more only get in each other's way."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != 2:
-        torch.set_num_threads(2)
+    threads = min(2, int(os.environ.get("OMP_NUM_THREADS", "2")))
+    if torch is not None and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -57,6 +61,30 @@ def photo() -> Photo:
         ground[mask == 1] = (np.array(colour) + stripes[..., None])[mask == 1]
     image = np.clip(ground + rng.normal(0, 6, ground.shape), 0, 255).astype(np.uint8)
     return Photo(image, masks.view(bool))
+
+
+@pytest.fixture(scope="session")
+def random_tiny() -> Segmenter:
+    """`tiny` at 256 pixels with random weights, none zero, so large that answers differ from place to place.
+
+    Shared by all tests: leave it as it is.
+    """
+    from dataclasses import replace
+
+    import torch
+
+    from anymask.model.registry import build_model
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(3)
+        model = build_model("tiny").eval().requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+            else:
+                parameter.mul_(2.2)
+    model.input_spec = replace(model.input_spec, longest_side=256)
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -16,9 +17,9 @@ from anymask.model.segmenter import PromptBatch, Segmenter
 from anymask.prompts import CheckedPrompt, PointLabel, Prompt, check_prompt
 from anymask.records import Masks
 
-# How sure a rough full-size mask is taken to be, as a logit ("assumed": about what the decoder itself answers).
+# How sure a rough full-size mask is taken to be, as a logit (assumed: about what the decoder itself answers).
 ROUGH_MASK_LOGIT = 8.0
-# What stands outside `valid_mask` in the returned logits, so that an answer fed back stays inside it ("assumed").
+# What stands outside `valid_mask` in the returned logits, so that an answer fed back stays inside (assumed).
 INVALID_LOGIT = -16.0
 
 
@@ -34,8 +35,8 @@ class Predictor:
     def set_image(self, image: ImageSource | ImageEmbedding) -> ImageEmbedding:
         """Encode an image (path, PIL, or array; see `read_image`), or take an embedding that is ready.
 
-        Raises `ImageError` for what is no image and `EmbeddingError` for another model's embedding. When it raises,
-        the image set before stays.
+        Raises `ImageError` for what is no image and `EmbeddingError` for another model's embedding. When it
+        raises, the image set before stays.
         """
         if isinstance(image, ImageEmbedding):
             image.require_model(self.model)
@@ -63,7 +64,10 @@ class Predictor:
 
     @torch.inference_mode()
     def predict_batch(self, prompts: Sequence[Prompt]) -> list[Masks]:
-        """The masks of many objects, each exactly as if asked alone; prompts may be of different kinds and lengths."""
+        """The masks of many objects, each as if asked alone; prompts may be of different kinds and lengths.
+
+        Raises `PromptError` when one cannot be answered or no image is set.
+        """
         if self.embedding is None:
             raise PromptError("no image is set; call set_image before predict")
         frame = self.embedding.frame
@@ -125,8 +129,10 @@ class Predictor:
         order = outputs[np.argsort(-ious[outputs], kind="stable")]
         chosen = logits[order]
         if prompt.valid_hw is not None:
-            valid = mask_to_model(prompt.valid_hw, self.embedding.frame, logits_hw) > 0
-            chosen = np.where(valid, chosen, INVALID_LOGIT)
+            share = mask_to_model(prompt.valid_hw, self.embedding.frame, logits_hw)
+            # One cell wider, for a valid pixel's logit is interpolated from the neighbouring cells too.
+            is_near = cv2.dilate(share, np.ones((3, 3), np.uint8)) > 0
+            chosen = np.where(is_near, chosen, np.float32(INVALID_LOGIT))
         return Masks(
             chosen, ious[order], order, self.embedding.frame, prompt.valid_hw, self.embedding.image_hwc
         )

@@ -32,10 +32,10 @@ class PointLabel(IntEnum):
 class Prompt:
     """What a user says of one object; any mixture of the fields.
 
-    points: (N, 2) x, y; labels: (N,) 1 foreground, 0 background (all foreground when left out); box: x0, y0, x1, y1;
-    mask: a rough mask at the image's size, boolean or 0 to 255; mask_logits: (1, h, w) or (h, w), an earlier answer's
-    `logits`; valid_mask: (H, W) bool, the pixels that may belong to the answer; multimask: three answers or one
-    (None: three for a lone point or box, one otherwise; paper 3).
+    points: (N, 2) x, y; labels: (N,) 1 foreground, 0 background (all foreground when left out); box: x0, y0,
+    x1, y1; mask: a rough mask at the image's size, boolean or 0 to 255; mask_logits: (1, h, w) or (h, w), an
+    earlier answer's `logits`; valid_mask: (H, W) bool, the pixels that may belong to the answer; multimask:
+    three answers or one (None: three for a lone point or box, one otherwise; paper 3).
     """
 
     points: ArrayLike | None = None
@@ -62,8 +62,9 @@ class CheckedPrompt:
 def check_prompt(prompt: Prompt, size_hw: tuple[int, int], logits_hw: tuple[int, int]) -> CheckedPrompt:
     """The prompt as checked arrays, for an image of `size_hw` and a model with mask logits of `logits_hw`.
 
-    A box that sticks out is clipped. A rough `mask` without any point or box brings its own tight box, since the
-    decoder was trained with one (`mask_logits` alone go without). Raises `PromptError` naming the argument, its value and what is allowed.
+    A box that sticks out is clipped. A rough `mask` without any point or box brings its own tight box, since
+    the decoder was trained with one (`mask_logits` alone go without). Raises `PromptError` naming the
+    argument, its value and what is allowed.
     """
     valid_hw = _checked_mask(prompt.valid_mask, "valid_mask", size_hw)
     points_xy, labels = _checked_points(prompt.points, prompt.labels, size_hw, valid_hw)
@@ -71,13 +72,13 @@ def check_prompt(prompt: Prompt, size_hw: tuple[int, int], logits_hw: tuple[int,
     mask_hw = _checked_mask(prompt.mask, "mask", size_hw)
     logits = _checked_logits(prompt.mask_logits, logits_hw)
     if mask_hw is not None and logits is not None:
-        raise PromptError("mask and mask_logits are both given; a prompt takes one rough mask, either of them")
+        raise PromptError("mask and mask_logits are both given; allowed is one rough mask, either of them")
     has_mask = mask_hw is not None or logits is not None
     if not len(points_xy) and corners_xy is None and not has_mask:
         raise PromptError("the prompt is empty; give points=, box=, mask= or mask_logits=")
 
-    is_single = (len(points_xy) == 1) + (corners_xy is not None) == 1 and len(points_xy) <= 1
-    is_multimask = (is_single and not has_mask) if prompt.multimask is None else bool(prompt.multimask)
+    is_lone = len(points_xy) + (corners_xy is not None) == 1
+    is_multimask = (is_lone and not has_mask) if prompt.multimask is None else bool(prompt.multimask)
     if mask_hw is not None and not len(points_xy) and corners_xy is None:
         corners_xy = masks_to_boxes_xyxy(mask_hw[None])[0].reshape(2, 2)
     if corners_xy is None:
@@ -124,7 +125,8 @@ def _checked_points(
     kinds = np.ones(len(points_xy)) if labels is None else _numbers(labels, "labels", "0 or 1, one per point")
     if kinds.shape != (len(points_xy),):
         raise PromptError(
-            f"labels={_short(labels)} has shape {kinds.shape} for {len(points_xy)} points; give one label per point"
+            f"labels={_short(labels)} has shape {kinds.shape} for {len(points_xy)} points; "
+            "give one label per point"
         )
     if not np.isin(kinds, (0, 1)).all():
         raise PromptError(f"labels={_short(labels)} must be 1 (foreground) or 0 (background)")
@@ -159,15 +161,16 @@ def _checked_mask(mask: ArrayLike | None, name: str, size_hw: tuple[int, int]) -
     """An (H, W) bool mask with at least one pixel; 0 to 255 masks are cut at one half."""
     if mask is None:
         return None
-    array = np.asarray(mask)
     allowed = f"a mask of the image's size {size_hw}, boolean or 0 to 255, with at least one pixel"
+    is_bool = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
+    array = np.asarray(mask) if is_bool else _numbers(mask, name, allowed)
     if array.shape != tuple(size_hw):
         raise PromptError(f"{name} has shape {array.shape}; it must be {allowed}")
-    if array.dtype != np.bool_:
-        numbers = _numbers(array, name, allowed)
-        if numbers.min() < 0 or numbers.max() > 255:
-            raise PromptError(f"{name} has values {numbers.min():g} to {numbers.max():g}; it must be {allowed}")
-        array = numbers > (127.5 if numbers.max() > 1 else 0.5)
+    if not is_bool:
+        low, high = array.min(), array.max()
+        if low < 0 or high > 255:
+            raise PromptError(f"{name} has values {low:g} to {high:g}; it must be {allowed}")
+        array = array > (127.5 if high > 1 else 0.5)
     if not array.any():
         raise PromptError(f"{name} is empty; it must be {allowed}")
     return array
@@ -176,7 +179,7 @@ def _checked_mask(mask: ArrayLike | None, name: str, size_hw: tuple[int, int]) -
 def _checked_logits(logits: ArrayLike | None, logits_hw: tuple[int, int]) -> np.ndarray | None:
     if logits is None:
         return None
-    allowed = f"one mask's logits of shape {logits_hw} or (1, {logits_hw[0]}, {logits_hw[1]}) from an earlier answer"
+    allowed = f"one mask's logits of shape {logits_hw} or {(1, *logits_hw)} from an earlier answer"
     array = _numbers(logits, "mask_logits", allowed)
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]

@@ -1,4 +1,4 @@
-"""Pictures that a person looks at: masks over an image, and an object cut out of it. Arrays in, arrays out."""
+"""Pictures that a person looks at: masks over an image, an object cut out of it. Arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+
+from anymask.geometry.points import mask_centre_xy
 
 GOLDEN_RATIO = 0.618034
 
@@ -26,26 +28,26 @@ def draw_overlay(
     labels: np.ndarray | None = None,
     box_xyxy: np.ndarray | None = None,
     texts: Sequence[str] | None = None,
+    colours: np.ndarray | None = None,
     opacity: float = 0.45,
 ) -> np.ndarray:
-    """An HxWx3 uint8 picture: masks tinted and outlined (smaller ones on top), prompts drawn over them.
+    """An HxWx3 uint8 picture: masks tinted and outlined, prompts drawn over them.
 
-    `texts` are written at the masks' centres of gravity. Line widths follow the size of the image.
+    Where masks overlap the smallest gives the tint, so that parts stay visible and colours are those of
+    `colours` (K, 3) uint8, by default `palette_rgb`. `texts` are written in the middle of each mask. Line
+    widths follow the size of the image, and no outline runs along the image's border. Masks are asked for one
+    at a time: any sequence will do, also one that decodes them on the way.
     """
-    picture = image_hwc.copy()
-    line = max(1, round(max(picture.shape[:2]) / 450))
-    order = sorted(range(len(masks_khw)), key=lambda index: -int(np.count_nonzero(masks_khw[index])))
-    colours = palette_rgb(len(masks_khw))
+    line = max(1, round(max(image_hwc.shape[:2]) / 400))
+    colours = palette_rgb(len(masks_khw)) if colours is None else colours
+    areas = [int(np.count_nonzero(mask)) for mask in masks_khw]
+    order = sorted(range(len(areas)), key=lambda index: -areas[index])
+    picture = _tint(image_hwc, masks_khw, order, colours, opacity)
     for index in order:
-        _tint(picture, np.asarray(masks_khw[index], dtype=bool), colours[index], opacity)
-    for index in order:
-        colour = colours[index].tolist()
-        mask = np.ascontiguousarray(masks_khw[index], dtype=np.uint8)
-        contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, contours, -1, (255, 255, 255), line + 2, cv2.LINE_AA)
-        cv2.drawContours(picture, contours, -1, colour, line, cv2.LINE_AA)
-        if texts is not None and mask.any():
-            _write(picture, texts[index], _centre(mask), line)
+        _outline(picture, masks_khw[index], colours[index], line)
+    if texts is not None:
+        for index in (index for index in order if areas[index]):
+            _write(picture, texts[index], mask_centre_xy(masks_khw[index]), line)
     if box_xyxy is not None:
         x0, y0, x1, y1 = (round(float(value)) for value in box_xyxy)
         cv2.rectangle(picture, (x0, y0), (x1, y1), (255, 255, 255), line + 2, cv2.LINE_AA)
@@ -67,9 +69,31 @@ def cut_out(image_hwc: np.ndarray, mask_hw: np.ndarray) -> np.ndarray:
     return np.dstack([image_hwc[window], alpha])
 
 
-def _tint(picture: np.ndarray, mask: np.ndarray, colour: np.ndarray, opacity: float) -> None:
-    blended = picture[mask].astype(np.float32) * (1 - opacity) + colour.astype(np.float32) * opacity
-    picture[mask] = blended.astype(np.uint8)
+def _tint(
+    image_hwc: np.ndarray,
+    masks_khw: Sequence[np.ndarray] | np.ndarray,
+    order: Sequence[int],
+    colours: np.ndarray,
+    opacity: float,
+) -> np.ndarray:
+    """The image blended with each pixel's last colour in `order`, as a new array."""
+    labels = np.zeros(image_hwc.shape[:2], dtype=np.int32)
+    for index in order:
+        labels[np.asarray(masks_khw[index], dtype=bool)] = index + 1
+    covered = labels > 0
+    picture = image_hwc.copy()
+    tints = colours[labels[covered] - 1].astype(np.float32) * opacity
+    picture[covered] = (picture[covered].astype(np.float32) * (1 - opacity) + tints).astype(np.uint8)
+    return picture
+
+
+def _outline(picture: np.ndarray, mask_hw: np.ndarray, colour: np.ndarray, line: int) -> None:
+    # A mask that meets the image's border goes on beyond it, so that its outline lies outside the picture
+    # there.
+    margin = line + 1
+    mask = np.pad(np.asarray(mask_hw).astype(np.uint8), margin, mode="edge")
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin))
+    cv2.drawContours(picture, contours, -1, colour.tolist(), line, cv2.LINE_AA)
 
 
 def _mark(picture: np.ndarray, x: int, y: int, is_foreground: bool, radius: int) -> None:
@@ -79,15 +103,11 @@ def _mark(picture: np.ndarray, x: int, y: int, is_foreground: bool, radius: int)
     cv2.circle(picture, (x, y), radius, colour, -1, cv2.LINE_AA)
 
 
-def _centre(mask: np.ndarray) -> tuple[int, int]:
-    y, x = np.nonzero(mask)
-    return int(x.mean()), int(y.mean())
-
-
-def _write(picture: np.ndarray, text: str, centre: tuple[int, int], line: int) -> None:
-    size = 0.32 * (line + 0.5)
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, line)
-    x = int(np.clip(centre[0] - width // 2, 0, max(0, picture.shape[1] - width)))
-    y = int(np.clip(centre[1] + height // 2, height, picture.shape[0] - 1))
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), line + 2, cv2.LINE_AA)
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), line, cv2.LINE_AA)
+def _write(picture: np.ndarray, text: str, centre_xy: tuple[float, float], line: int) -> None:
+    size, width = 0.3 + 0.1 * line, max(1, line // 2)
+    (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, width)
+    x = int(np.clip(centre_xy[0] - text_width / 2, 0, max(0, picture.shape[1] - text_width)))
+    y = int(np.clip(centre_xy[1] + text_height / 2, text_height, max(text_height, picture.shape[0] - 2)))
+    place, font = (x, y), cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(picture, text, place, font, size, (0, 0, 0), width + 2, cv2.LINE_AA)
+    cv2.putText(picture, text, place, font, size, (255, 255, 255), width, cv2.LINE_AA)

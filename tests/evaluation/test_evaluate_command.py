@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from known_scene import Scene
 from typer.testing import CliRunner, Result
 
 from anymask.cli.evaluate import app
 from anymask.errors import DataError
+from anymask.model.checkpoints import save_checkpoint
+from anymask.model.registry import build_model
 
 
 def run(*arguments: object) -> Result:
@@ -20,7 +23,7 @@ def run(*arguments: object) -> Result:
 def test_the_table_and_the_files(scene: Scene, tmp_path: Path) -> None:
     result = run(scene.folder, "--baseline", "--clicks", "1,2", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    for expected in ("shapes/test", "mean over sets", "1 click", "2 clicks", "oracle", "box"):
+    for expected in ("shapes/test", "mean over sets", "by number of clicks", "oracle", "box"):
         assert expected in result.stdout
     found = {path.name for path in (tmp_path / "out").iterdir()}
     assert found == {"predictions", "points.png", "results.json", "results.md"}
@@ -54,6 +57,35 @@ def test_another_setting_in_the_same_folder_is_an_error_that_names_it(scene: Sce
     assert result.exit_code == 1
     assert isinstance(result.exception, DataError)
     assert "settings.clicks was [1], now [1, 2]" in str(result.exception)
+
+
+def test_a_network_is_judged_and_known_by_its_weights(scene: Scene, tmp_path: Path) -> None:
+    paths = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    for seed, path in enumerate(paths):
+        torch.manual_seed(seed)
+        save_checkpoint(build_model("tiny"), path)
+    options = (
+        "--model",
+        "tiny",
+        "--device",
+        "cpu",
+        "--clicks",
+        "1,2",
+        "--max-images",
+        1,
+        "-o",
+        tmp_path / "out",
+    )
+    result = run(scene.folder, *options, "--checkpoint", paths[0], "--json")
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["settings"]["feedback"] is True
+    assert printed["model"]["name"] == "tiny"
+    assert 0 <= printed["mean"]["1"] <= printed["mean"]["oracle"] < 1
+
+    other = run(scene.folder, *options, "--checkpoint", paths[1])
+    assert isinstance(other.exception, DataError)
+    assert "model.fingerprint was" in str(other.exception)
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,7 @@ def test_a_large_image_is_answered_at_its_own_size() -> None:
 
 def test_it_takes_part_like_a_model(scene: Scene, tmp_path: Path) -> None:
     baseline = RegionBaseline()
-    results = evaluate_points(
-        baseline, [scene.folder], tmp_path / "out", PointSettings(clicks=(1, 3)), baseline.describe()
-    )
+    results = evaluate_points(baseline, [scene.folder], tmp_path / "out", PointSettings(clicks=(1, 3)))
     boxes = np.mean([mask.sum() / filled_area(mask) for masks in scene.masks for mask in masks])
     assert results.mean["box"] == pytest.approx(boxes)
     assert results.mean["oracle"] > 0.8

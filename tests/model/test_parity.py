@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import SMALL, assert_close, randomise
+from small_networks import SMALL, assert_close, randomise
 from torch import Tensor, nn
 
 from anymask.model.checkpoints import load_checkpoint
@@ -55,7 +55,7 @@ def embedding() -> Tensor:
 
 
 def prompts(kind: str) -> dict[str, Tensor | None]:
-    """Three objects on one image (one object where a mask is given: transformers takes one mask per image)."""
+    """Three objects on one image; one where a mask is given, since transformers takes one mask per image."""
     generator = torch.Generator().manual_seed(5)
     count = 1 if "mask" in kind else 3
     points = torch.rand(count, 2, 2, generator=generator) * SIZE
@@ -116,7 +116,9 @@ def test_prompt_encoder_equals_metas(small_sam: Segmenter, meta_sam: nn.Module, 
     if tokens.shape[1]:
         assert_close(tokens, sparse, TOLERANCE)
     assert tokens.shape == sparse.shape
-    assert_close(small_sam.prompt_encoder.encode_masks(batch.mask_logits).expand_as(dense), dense, TOLERANCE)
+    ours = small_sam.prompt_encoder.encode_masks(batch.mask_logits)
+    assert ours.fine is None
+    assert_close(ours.coarse.expand_as(dense), dense, TOLERANCE)
 
 
 @torch.inference_mode()
@@ -175,12 +177,17 @@ def test_masks_and_ious_equal_huggingfaces(
 def test_the_whole_path_equals_metas(small_sam: Segmenter, meta_sam: nn.Module) -> None:
     """Raw pixels of an image that is not square, through normalisation and padding, to mask logits."""
     image = torch.randint(0, 256, (3, 192, SIZE), generator=torch.Generator().manual_seed(6))
-    points, labels = prompts("points")["points"], prompts("points")["labels"]
-    record = {"image": image.float(), "original_size": (192, SIZE), "point_coords": points, "point_labels": labels}
+    given = prompts("points")
+    record = {
+        "image": image.float(),
+        "original_size": (192, SIZE),
+        "point_coords": given["points"],
+        "point_labels": given["labels"],
+    }
     expected = meta_sam([record], multimask_output=True)[0]
     padded, frame = small_sam.preprocess(image.permute(1, 2, 0).to(torch.uint8).numpy())
     assert frame.resized_hw == (192, SIZE)
-    every = small_sam.decode(small_sam.encode(padded), our_prompts(prompts("points")))
+    every = small_sam.decode(small_sam.encode(padded), our_prompts(given))
     logits, ious = choose_outputs(*every, multimask=True)
     assert_close(logits, expected["low_res_logits"], TOLERANCE)
     assert_close(ious, expected["iou_predictions"], TOLERANCE)

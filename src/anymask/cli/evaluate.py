@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -78,9 +79,9 @@ def points(
         max_objects=max_objects,
         seed=seed,
     )
-    judged, description = _baseline() if baseline else _model(model, checkpoint, device)
+    judged = _baseline() if baseline else _predictor(model, checkpoint, device)
     with _progress_bars() as progress:
-        results = evaluate_points(judged, data, out, settings, description, progress)
+        results = evaluate_points(judged, data, out, settings, progress=progress)
     if json_output:
         typer.echo(json.dumps(results.to_json()))
     else:
@@ -96,20 +97,17 @@ def _parse_clicks(text: str) -> tuple[int, ...]:
         ) from error
 
 
-def _baseline() -> tuple[Segmentable, dict[str, Any]]:
+def _baseline() -> Segmentable:
     from anymask.evaluation.baseline import RegionBaseline
 
-    judged = RegionBaseline()
-    return judged, judged.describe()
+    return RegionBaseline()
 
 
-def _model(name: str, checkpoint: Path | None, device: str) -> tuple[Segmentable, dict[str, Any]]:
-    from anymask.model.checkpoints import fingerprint
+def _predictor(name: str, checkpoint: Path | None, device: str) -> Segmentable:
     from anymask.model.zoo import load_model
     from anymask.predictor import Predictor
 
-    model = load_model(name, checkpoint=checkpoint, device=device)
-    return Predictor(model), {"name": model.name, "fingerprint": fingerprint(model)}
+    return Predictor(load_model(name, checkpoint=checkpoint, device=device))
 
 
 @contextmanager
@@ -130,9 +128,9 @@ def _progress_bars() -> Iterator[ImageProgress]:
 
 def _print_table(results: PointResults, out: Path) -> None:
     header, rows = results.table()
-    table = Table(title="Mean IoU (%)")
+    table = Table(title="Mean IoU (%) by number of clicks", box=box.SIMPLE_HEAD, padding=0)
     for index, heading in enumerate(header):
-        table.add_column(heading, justify="right" if index else "left")
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         if row is rows[-1]:
             table.add_section()

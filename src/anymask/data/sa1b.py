@@ -17,9 +17,18 @@ from typing import Any
 
 import numpy as np
 
+from anymask.data.annotated import (
+    AnnotatedImage,
+    Problems,
+    RawRecord,
+    build_records,
+    check_stated,
+    parse_facts,
+)
 from anymask.data.images import read_image
 from anymask.errors import DataError
 from anymask.geometry.rle import Rle, decode_rles, encode_rles, rle_area, rle_size_hw, rle_to_box_xywh
+from anymask.records import MaskRecord
 
 SA1B_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _OWN_KEYS = ("id", "segmentation", "area", "bbox")
@@ -93,18 +102,13 @@ class Sa1bFolder:
         return (self[index] for index in range(len(self)))
 
     def _find_names(self) -> list[str]:
-        files = sorted(entry.name for entry in os.scandir(self.path) if not entry.name.startswith("."))
-        # Of NAME.jpg and NAME.png the first counts (hence reversed): a PNG beside a photograph is a drawing of it.
-        pictures = [name for name in reversed(files) if Path(name).suffix.lower() in SA1B_IMAGE_SUFFIXES]
-        images = {Path(name).stem: name for name in pictures}
+        json_names, images = _files_of(self.path)
         found = []
-        for name in files:
-            if not name.endswith(".json"):
-                continue
+        for name in json_names:
             stem = Path(name).stem
             if stem in images:
                 found.append(images[stem])
-            elif _is_annotation_file(read_json(self.path / name)):
+            elif is_sa1b(read_json(self.path / name)):
                 raise DataError(f"{self.path / name}: no image beside it; allowed: {stem}.jpg, .jpeg or .png")
         return found
 
@@ -122,12 +126,12 @@ def read_sample(image_path: str | Path) -> Sample:
     image_path = Path(image_path)
     json_path = image_path.with_suffix(".json")
     content = read_json(json_path)
-    if not _is_annotation_file(content):
+    if not is_sa1b(content):
         raise DataError(f"{json_path}: is no SA-1B file; allowed: an object with 'image' and 'annotations'")
     try:
-        size_hw = rle_size_hw({"size": [content["image"].get("height"), content["image"].get("width")]})
+        size_hw = _stated_size(content)
     except DataError as error:
-        raise DataError(f"{json_path}: image height and width: {error}") from error
+        raise DataError(f"{json_path}: {error}") from error
     annotations = []
     for index, entry in enumerate(content["annotations"]):
         try:
@@ -135,6 +139,63 @@ def read_sample(image_path: str | Path) -> Sample:
         except DataError as error:
             raise DataError(f"{json_path}: annotations[{index}]: {error}") from error
     return Sample(image_path, size_hw, tuple(annotations))
+
+
+def read_sa1b(
+    folder: str | Path, images_dir: str | Path | None = None, problems: Problems | None = None
+) -> Iterator[AnnotatedImage]:
+    """The images of a folder in SA-1B's layout with their records, sorted, one JSON read at a time.
+
+    Areas and boxes are the masks' own. A JSON that is something else is passed over; one without an image
+    beside it (or in `images_dir`) has no `image_path`. Raises DataError, naming the file, for what is broken,
+    or collects it in `problems`.
+    """
+    problems = problems or Problems()
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is not a folder; allowed: a folder with NAME.json beside NAME.jpg")
+    json_names, _ = _files_of(folder)
+    pictures_dir = Path(images_dir or folder)
+    _, pictures = _files_of(pictures_dir)
+    for name in json_names:
+        image = None
+        with problems.at(folder / name):
+            content = read_json(folder / name)
+            if is_sa1b(content):
+                picture = pictures.get(Path(name).stem)
+                path = None if picture is None else pictures_dir / picture
+                image = _read_annotated(folder / name, content, path, problems)
+        if image is not None:
+            yield image
+
+
+def write_sa1b_folder(folder: str | Path, images: Iterable[AnnotatedImage]) -> None:
+    """Write one SA-1B JSON for each image into one folder (made if it is not there); exact.
+
+    Pictures are not copied. Raises DataError when two images would have the same JSON or a fact is not JSON.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for image in distinct_stems(images):
+        write_sa1b_image(folder / f"{image.stem}.json", image)
+
+
+def write_sa1b_image(path: str | Path, image: AnnotatedImage) -> None:
+    """Write one image's records as one SA-1B JSON, whole or not at all. Raises DataError as `write_sa1b`."""
+    annotations = [record.to_sa1b() for record in image.records]
+    _write_content(Path(path), image.flat_name, image.size_hw, annotations, image.image_id)
+
+
+def distinct_stems(images: Iterable[AnnotatedImage]) -> Iterator[AnnotatedImage]:
+    """The images as they come; DataError for one whose name without folder and suffix came before."""
+    seen: dict[str, str] = {}
+    for image in images:
+        if image.stem in seen:
+            raise DataError(
+                f"{image.file_name} and {seen[image.stem]} would share one file; allowed: distinct stems"
+            )
+        seen[image.stem] = image.file_name
+        yield image
 
 
 def read_json(path: str | Path) -> Any:
@@ -145,6 +206,15 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not readable as JSON ({error})") from error
+
+
+def is_sa1b(content: Any) -> bool:
+    """Whether what a JSON file holds looks like SA-1B's."""
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("image"), dict)
+        and isinstance(content.get("annotations"), list)
+    )
 
 
 def read_split(splits_json: str | Path, set_name: str, part: str) -> list[str]:
@@ -199,35 +269,90 @@ def write_sa1b(
             "crop_box": [0, 0, width, height],
         }
         annotations.append(own | extra)
-    image = {
-        "image_id": Path(image_name).stem if image_id is None else image_id,
-        "width": width,
-        "height": height,
-        "file_name": image_name,
-    }
+    _write_content(path, image_name, (height, width), annotations, image_id)
+
+
+def to_json(path: Path, content: Any) -> str:
+    """The content as JSON text, arrays and numpy numbers included.
+
+    Raises DataError, naming the file it was meant for, when something in it is not JSON (NaN included).
+    """
     try:
-        text = json.dumps({"image": image, "annotations": annotations}, allow_nan=False, default=_plain)
+        return json.dumps(content, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: extras cannot be written as JSON ({error})") from error
-    write_text_atomically(path, text)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part."""
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _is_annotation_file(content: Any) -> bool:
-    return (
-        isinstance(content, dict)
-        and isinstance(content.get("image"), dict)
-        and isinstance(content.get("annotations"), list)
+def _files_of(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The names of the JSON files, sorted, and the image's name for each stem that has one."""
+    files = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    # Of NAME.jpg and NAME.png the first counts (hence reversed): a PNG beside a photo is a drawing of it.
+    pictures = [name for name in reversed(files) if Path(name).suffix.lower() in SA1B_IMAGE_SUFFIXES]
+    return [name for name in files if name.endswith(".json")], {Path(name).stem: name for name in pictures}
+
+
+def _read_annotated(
+    json_path: Path, content: dict[str, Any], picture: Path | None, problems: Problems
+) -> AnnotatedImage:
+    size_hw = _stated_size(content)
+    stated = content["image"].get("file_name")
+    if problems.collect and picture is not None and stated != picture.name:
+        with problems.at(json_path):
+            raise DataError(f"file_name is {stated!r}; the image is {picture.name!r}")
+    raw = []
+    for index, entry in enumerate(content["annotations"]):
+        with problems.at(f"{json_path}: annotations[{index}]"):
+            annotation = _parse_annotation(entry, index, size_hw)
+            raw.append(RawRecord(annotation.id, annotation.rle, parse_facts(entry, _OWN_KEYS)))
+            if problems.collect:
+                record = MaskRecord.from_rle(0, annotation.rle)
+                check_stated(annotation.area, annotation.bbox_xywh, record)
+    image_id = content["image"].get("image_id")
+    return AnnotatedImage(
+        file_name=picture.name if picture else stated or json_path.stem,
+        size_hw=size_hw,
+        records=build_records(raw, problems, json_path),
+        image_path=picture,
+        image_id=image_id if isinstance(image_id, int | str) else None,
     )
+
+
+def _stated_size(content: dict[str, Any]) -> tuple[int, int]:
+    try:
+        return rle_size_hw({"size": [content["image"].get("height"), content["image"].get("width")]})
+    except DataError as error:
+        raise DataError(f"image height and width: {error}") from error
+
+
+def _write_content(
+    path: Path,
+    image_name: str,
+    size_hw: tuple[int, int],
+    annotations: list[dict[str, Any]],
+    image_id: int | str | None,
+) -> None:
+    image = {
+        "image_id": Path(image_name).stem if image_id is None else image_id,
+        "width": size_hw[1],
+        "height": size_hw[0],
+        "file_name": image_name,
+    }
+    write_text_atomically(path, to_json(path, {"image": image, "annotations": annotations}))
 
 
 def _parse_annotation(entry: Any, index: int, size_hw: tuple[int, int]) -> Annotation:

@@ -20,7 +20,7 @@ from anymask.evaluation.points import (
     set_name,
 )
 from anymask.evaluation.predictions import PredictionFolder, evenly_spaced
-from anymask.evaluation.protocol import Segmentable
+from anymask.evaluation.protocol import Segmentable, describe
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PointResults:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of the table to show, scores in per cent; the last row is the mean over sets."""
-        header = ["set", "images", "objects", *(_heading(measure) for measure in self.mean)]
+        header = ["set", "images", "objects", *self.mean]
         rows = [
             [name, str(scores.images), str(scores.objects), *_percents(scores.miou, self.mean)]
             for name, scores in self.sets.items()
@@ -109,14 +109,16 @@ def evaluate_points(
         results.mean["1"]  # mean IoU in [0, 1] at one click
 
     Writes out/predictions/SET/ (see `export_points`), out/results.json, out/results.md and out/points.png. A
-    set is named by the last two parts of its path. `model` describes who is judged; a run with the same
-    description, settings and data continues one that was broken off, any other needs another `out`.
+    set is named by the last two parts of its path. `model` says who is judged (see `protocol.describe`, which
+    does when it is left out); a run with the same description, settings and data continues one that was
+    broken off, any other needs another `out`.
     `progress` is called after each image. Raises DataError for sets of one name, broken data, or an `out`
     that was used otherwise.
     """
     from anymask.evaluation.plots import plot_points
 
-    settings, model, out = settings or PointSettings(), dict(model or {}), Path(out)
+    settings, out = settings or PointSettings(), Path(out)
+    model = describe(judged) if model is None else dict(model)
     names = [set_name(folder) for folder in data_folders]
     if not names or len(set(names)) < len(names):
         raise DataError(f"data_folders are the sets {names}; allowed: one or more, each with its own name")
@@ -170,10 +172,6 @@ def _entry(predictions: PredictionFolder, key: str) -> Any:
     if key not in predictions.config:
         raise DataError(f"{predictions.config_path}: has no {key!r}")
     return predictions.config[key]
-
-
-def _heading(measure: str) -> str:
-    return f"{measure} click{'' if measure == '1' else 's'}" if measure.isdecimal() else measure
 
 
 def _percents(scores: Mapping[str, float], measures: Mapping[str, float]) -> list[str]:

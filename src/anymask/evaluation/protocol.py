@@ -7,7 +7,7 @@ than this, so a test can judge one that knows the answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,3 +38,19 @@ class Segmentable(Protocol):
 
     def predict_batch(self, prompts: Sequence[Prompt]) -> Sequence[Answer]:
         """One answer for each prompt, in order."""
+
+
+def describe(judged: Segmentable) -> dict[str, Any]:
+    """Who is judged, as JSON values that change whenever the answers may.
+
+    A `Predictor` is its model's name and the fingerprint of the weights; others may have a `describe()` that
+    says it, and else are known by the name of their class alone.
+    """
+    from anymask.predictor import Predictor  # torch is needed only where a network is judged
+
+    if isinstance(judged, Predictor):
+        from anymask.model.checkpoints import fingerprint
+
+        return {"name": judged.model.name, "fingerprint": fingerprint(judged.model)}
+    own = getattr(judged, "describe", None)
+    return dict(own()) if own is not None else {"name": type(judged).__name__}

@@ -1,7 +1,8 @@
 """Between an image's own pixels and the frame a model sees: one scale, padding on the right and below.
 
-A `Frame` knows both sizes and moves points and boxes into the model's frame and mask logits back out of it.
-The same few numbers are needed wherever an image or a prompt meets a model, so they live in one frozen record.
+A `Frame` knows both sizes and moves points and boxes into the model's frame; two functions below move masks
+in and mask logits back out. The same few numbers are needed wherever an image or a prompt meets a model, so
+they live in one frozen record.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ def resize_image(image_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 def interpolation_matrix(output_size: int, input_size: int, input_extent: float) -> np.ndarray:
     """Bilinear interpolation along one axis as a matrix (output_size, input_size), float32.
 
-    Output pixel i looks at (i + 0.5) * input_extent / output_size - 0.5: the first `input_extent` cells of the
-    input (a fraction is fine) are stretched over the whole output, pixel centres on pixel centres. Two such
-    matrices crop the padding away and upsample in one go, which is faster than doing either alone.
+    Output pixel i looks at (i + 0.5) * input_extent / output_size - 0.5: the first `input_extent` cells of
+    the input (a fraction is fine) are stretched over the whole output, pixel centres on pixel centres. Two
+    such matrices crop the padding away and upsample in one go, which is faster than doing either alone.
     """
     position = (np.arange(output_size) + 0.5) * (input_extent / output_size) - 0.5
     position = np.clip(position, 0, input_size - 1)
@@ -111,14 +112,13 @@ def logits_to_original(logits_khw: np.ndarray, frame: Frame) -> np.ndarray:
 
 
 def mask_to_model(mask_hw: np.ndarray, frame: Frame, size_hw: tuple[int, int]) -> np.ndarray:
-    """A mask or probability map of the original (H, W) over the padded frame at `size_hw`, float32.
+    """The share of each cell of a `size_hw` grid over the padded frame that a mask of the original covers.
 
-    Used to turn a full-size mask into a mask prompt: averaged down, zero in the padding.
+    mask_hw is (H, W), boolean or a probability map; the answer is float32, zero in the padding. It takes the
+    image's own way, resized and then padded, so that mask and image lie on each other to the sub-pixel.
     """
-    inner_hw = tuple(
-        max(1, round(frame.resized_hw[axis] * size_hw[axis] / frame.padded_hw[axis])) for axis in (0, 1)
+    padded = np.zeros(frame.padded_hw, dtype=np.float32)
+    padded[: frame.resized_hw[0], : frame.resized_hw[1]] = resize_image(
+        np.asarray(mask_hw, dtype=np.float32), frame.resized_hw
     )
-    inner = resize_image(np.asarray(mask_hw, dtype=np.float32), (inner_hw[0], inner_hw[1]))
-    padded = np.zeros(size_hw, dtype=np.float32)
-    padded[: inner_hw[0], : inner_hw[1]] = inner
-    return padded
+    return resize_image(padded, size_hw)

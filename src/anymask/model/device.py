@@ -11,14 +11,15 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 def available_devices() -> list[str]:
     """The devices of this machine, best first: each "cuda:N", "mps", and always "cpu"."""
-    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = [f"cuda:{index}" for index in range(count)]
     if torch.backends.mps.is_available():
         devices.append("mps")
     return [*devices, "cpu"]
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """"auto" (the best there is), "cpu", "cuda", "cuda:1" or "mps" as a device that this machine has.
+    """A device of this machine by name: "auto" (the best there is), "cpu", "cuda", "cuda:1" or "mps".
 
     Raises `AnymaskError` that names the value and the devices that are there.
     """
@@ -41,7 +42,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     if dtype is None:
         return torch.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
+    if chosen is None or chosen not in DTYPES.values():
         raise AnymaskError(f"dtype {dtype!r} is not allowed; allowed are {', '.join(DTYPES)}")
     if chosen == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise AnymaskError(f"dtype 'bfloat16' is not available on {device}; allowed are float32, float16")

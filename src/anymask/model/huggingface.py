@@ -1,6 +1,6 @@
-"""The names that Hugging Face's `SamModel` gives to the reference's weights, turned back into the reference's.
+"""Hugging Face's names for the reference's weights, turned back into the reference's.
 
-Source: the keys of transformers 4.57 to 5.23, held to the reference by a test that compares all three networks.
+Source: the keys of `SamModel` in transformers 4.57 to 5.23; a test compares all three networks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def is_from_huggingface(state: dict[str, Tensor]) -> bool:
 
 
 def from_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of transformers' `SamModel` under the reference's keys; the tensors are the same objects."""
+    """The state dict of transformers' `SamModel` under the reference's keys; the tensors are not copied."""
     return {_reference_key(key): tensor for key, tensor in state.items()}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from anymask.model.image_encoder import ImageFeatures
 from anymask.model.layers import MLP, LayerNorm2d
+from anymask.model.prompt_encoder import DensePrompt
 from anymask.model.transformer import TwoWayTransformer
 
 NUM_MASK_OUTPUTS = 4  # paper A: one for unambiguous prompts, three for whole, part and subpart
@@ -46,14 +47,13 @@ class MaskDecoder(nn.Module):
         features: ImageFeatures,
         image_pe: Tensor,
         prompt_tokens: Tensor,
-        dense_prompt: Tensor,
+        dense_prompt: DensePrompt,
         token_mask: Tensor | None = None,
         image_index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """All M masks of B prompts.
 
-        features of I images; image_pe (C, h, w); prompt_tokens (B, N, C); dense_prompt (B or 1, C, h or 1, w or 1);
-        token_mask (B, N), False at padding; image_index (B,) says which image each prompt belongs to (None: one
+        features of I images; image_pe (C, h, w); prompt_tokens (B, N, C); token_mask (B, N), False at padding; image_index (B,) says which image each prompt belongs to (None: one
         image for all, or one each).
         Returns mask logits (B, M, 4h, 4w) and predicted IoU (B, M).
         """
@@ -63,26 +63,30 @@ class MaskDecoder(nn.Module):
         if token_mask is not None:
             token_mask = torch.cat([token_mask.new_ones(batch, own.shape[0]), token_mask], dim=1)
 
-        image = _rows(features.embedding, image_index, batch) + dense_prompt
+        image = _rows(features.embedding, image_index, batch) + dense_prompt.coarse
         size_hw = image.shape[-2:]
         tokens, positions = self.transformer(
             image.flatten(2).transpose(1, 2), image_pe.flatten(1).T[None], tokens, token_mask
         )
         image = positions.transpose(1, 2).reshape(batch, -1, *size_hw)
 
-        upscaled = self._upscale(image, features.skips, image_index)
+        upscaled = self._upscale(image, features.skips, image_index, dense_prompt.fine)
         heads = torch.stack(
             [mlp(tokens[:, 1 + index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
         logits = (heads @ upscaled.flatten(2)).unflatten(-1, upscaled.shape[-2:])
         return logits, self.iou_prediction_head(tokens[:, 0])
 
-    def _upscale(self, image: Tensor, skips: tuple[Tensor, ...], image_index: Tensor | None) -> Tensor:
+    def _upscale(
+        self, image: Tensor, skips: tuple[Tensor, ...], image_index: Tensor | None, fine: Tensor | None
+    ) -> Tensor:
         to_s8, norm, act1, to_s4, act2 = self.output_upscaling
         if not self.has_skips:
-            return act2(to_s4(act1(norm(to_s8(image)))))
-        skip8, skip4 = (_rows(skip, image_index, image.shape[0]) for skip in skips)
-        return act2(to_s4(act1(norm(to_s8(image) + skip8))) + skip4)
+            upscaled = to_s4(act1(norm(to_s8(image))))
+        else:
+            skip8, skip4 = (_rows(skip, image_index, image.shape[0]) for skip in skips)
+            upscaled = to_s4(act1(norm(to_s8(image) + skip8))) + skip4
+        return act2(upscaled if fine is None else upscaled + fine)
 
 
 def _rows(maps: Tensor, image_index: Tensor | None, batch: int) -> Tensor:

@@ -7,8 +7,10 @@ boxes and any mixture share one (B, N, 2) tensor and one batch can hold all kind
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.model.layers import LayerNorm2d
@@ -27,7 +29,9 @@ class RandomFourierEncoding(nn.Module):
     def forward(self, positions_xy: Tensor) -> Tensor:
         """(..., 2) in [0, 1] -> (..., 2 * num_features)."""
         matrix = self.positional_encoding_gaussian_matrix
-        angles = 2 * math.pi * ((2 * positions_xy.to(matrix.dtype) - 1) @ matrix)
+        centred = 2 * positions_xy.to(matrix.dtype) - 1
+        # Two products and a sum, not a matrix product: autocast would run that in half precision and move points.
+        angles = 2 * math.pi * (centred[..., :1] * matrix[0] + centred[..., 1:] * matrix[1])
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def grid(self, size_hw: tuple[int, int], extent_hw: tuple[float, float] = (1.0, 1.0)) -> Tensor:
@@ -68,7 +72,7 @@ def _sample_bilinear(feature_map: Tensor, positions_xy: Tensor, image_index: Ten
     position = (positions_xy * size_xy - 0.5).clamp(min=0)
     position = torch.minimum(position, size_xy - 1)
     corner = position.floor()
-    fraction_x, fraction_y = (position - corner).unbind(-1)
+    fraction_x, fraction_y = (position - corner).to(feature_map.dtype).unbind(-1)
     x0, y0 = corner.long().unbind(-1)
     x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
     image = image_index[:, None].expand_as(x0)
@@ -78,22 +82,73 @@ def _sample_bilinear(feature_map: Tensor, positions_xy: Tensor, image_index: Ten
     return torch.lerp(top, bottom, fraction_y[..., None])
 
 
+# Radii of a click in the prompt maps, in map cells: the place itself, and its neighbourhood ("assumed").
+CLICK_RADII = (1.5, 8.0)
+NUM_PROMPT_MAPS = 2 * len(CLICK_RADII) + 1
+
+
+def draw_prompt_maps(points_xy: Tensor, labels: Tensor, size_hw: tuple[int, int], stride: float) -> Tensor:
+    """Clicks as soft discs and the box as a filled rectangle on an H x W grid with cells of `stride` model pixels.
+
+    points_xy (B, N, 2) model pixels, labels (B, N). Returns (B, 5, H, W): foreground clicks small and wide, background
+    clicks small and wide, box; values 0 to 1.
+    """
+    device = points_xy.device
+    x, y = points_xy[..., 0:1] / stride, points_xy[..., 1:2] / stride
+    columns = torch.arange(size_hw[1], device=device) + 0.5
+    rows = torch.arange(size_hw[0], device=device) + 0.5
+    maps = []
+    for kind in (PointLabel.FOREGROUND, PointLabel.BACKGROUND):
+        is_kind = (labels == kind)[..., None].to(points_xy.dtype)
+        for radius in CLICK_RADII:
+            # A round Gaussian is the product of one along x and one along y: a batched matrix product draws them all.
+            across = torch.exp(-0.5 * ((columns - x) / radius) ** 2) * is_kind
+            down = torch.exp(-0.5 * ((rows - y) / radius) ** 2)
+            maps.append((down.transpose(1, 2) @ across).clamp(max=1))
+    is_first = (labels == PointLabel.BOX_TOP_LEFT)[..., None].to(points_xy.dtype)
+    is_last = (labels == PointLabel.BOX_BOTTOM_RIGHT)[..., None].to(points_xy.dtype)
+    has_box = is_first.sum(dim=1)
+    spans = []
+    for cells, place in ((rows, y), (columns, x)):
+        first, last = (place * is_first).sum(dim=1), (place * is_last).sum(dim=1)
+        spans.append(((cells - first + 0.5).clamp(0, 1) * (last - cells + 0.5).clamp(0, 1)) * has_box)
+    maps.append(spans[0][:, :, None] * spans[1][:, None, :])
+    return torch.stack(maps, dim=1)
+
+
+@dataclass(frozen=True)
+class DensePrompt:
+    """`coarse` (B or 1, C, h or 1, w or 1) is added to the image embedding; `fine` (B, C4, 4h, 4w) in the upscaling."""
+
+    coarse: Tensor
+    fine: Tensor | None = None
+
+
 class PromptEncoder(nn.Module):
     """Points, boxes and rough masks to what the mask decoder reads.
 
-    `embed_dim` is C; `mask_channels` the width of the small mask network (paper A: 4 channels, then 16).
+    `embed_dim` is C; `mask_channels` the width of the small mask network (paper A: 4 channels, then 16). Not in the
+    paper, for small models: `click_channels` switches on `ClickFeatures`; with `fine_channels` clicks and box are
+    drawn as maps beside the rough mask, which go into the dense prompt and, at full resolution, into the upscaling.
     """
 
     def __init__(
-        self, embed_dim: int, mask_channels: int = 16, click_channels: tuple[int, ...] | None = None
+        self,
+        embed_dim: int,
+        mask_channels: int = 16,
+        click_channels: tuple[int, ...] | None = None,
+        fine_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
+        self.has_prompt_maps = fine_channels is not None
         self.pe_layer = RandomFourierEncoding(embed_dim // 2)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(1, mask_channels // 4, kernel_size=2, stride=2),
+            nn.Conv2d(
+                1 + NUM_PROMPT_MAPS * self.has_prompt_maps, mask_channels // 4, kernel_size=2, stride=2
+            ),
             LayerNorm2d(mask_channels // 4),
             nn.GELU(),
             nn.Conv2d(mask_channels // 4, mask_channels, kernel_size=2, stride=2),
@@ -102,6 +157,8 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(mask_channels, embed_dim, kernel_size=1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
+        if fine_channels is not None:
+            self.fine_projection = nn.Conv2d(1 + NUM_PROMPT_MAPS, fine_channels, kernel_size=1)
         self.click_features = None if click_channels is None else ClickFeatures(click_channels, embed_dim)
 
     def encode_points(self, positions_xy: Tensor, labels: Tensor, click_features: Tensor | None = None) -> Tensor:
@@ -120,18 +177,31 @@ class PromptEncoder(nn.Module):
             tokens = tokens + click_features * is_click
         return tokens
 
-    def encode_masks(self, mask_logits: Tensor | None, has_mask: Tensor | None = None) -> Tensor:
-        """Dense prompt to add to the image embedding: (B, C, h, w), or (1, C, 1, 1) when there is no mask at all.
+    def encode_masks(
+        self, mask_logits: Tensor | None, has_mask: Tensor | None = None, prompt_maps: Tensor | None = None
+    ) -> DensePrompt:
+        """The dense prompt of B masks.
 
-        `mask_logits` (B, 1, 4h, 4w); `has_mask` (B,) bool says which rows hold one (None: all).
+        `mask_logits` (B, 1, 4h, 4w); `has_mask` (B,) bool says which rows hold one (None: all); `prompt_maps`
+        (B, 5, 4h, 4w) from `draw_prompt_maps`, where the encoder has them.
         """
         no_mask = self.no_mask_embed.weight[..., None, None]
+        if prompt_maps is None and mask_logits is None:
+            return DensePrompt(no_mask)
+        has_all = mask_logits is not None and has_mask is None
+        shown = None if mask_logits is None or has_mask is None else has_mask[:, None, None, None]
+        if prompt_maps is None:
+            assert mask_logits is not None
+            coarse = self.mask_downscaling(mask_logits)
+            return DensePrompt(coarse if shown is None else torch.where(shown, coarse, no_mask))
         if mask_logits is None:
-            return no_mask
-        dense = self.mask_downscaling(mask_logits)
-        if has_mask is None:
-            return dense
-        return torch.where(has_mask[:, None, None, None], dense, no_mask)
+            maps = F.pad(prompt_maps, (0, 0, 0, 0, 1, 0))
+        else:
+            maps = torch.cat([mask_logits if shown is None else mask_logits * shown, prompt_maps], dim=1)
+        coarse, fine = self.mask_downscaling(maps), self.fine_projection(maps)
+        if has_all:
+            return DensePrompt(coarse, fine)
+        return DensePrompt(coarse + (no_mask if shown is None else no_mask * ~shown), fine)
 
 
 def normalise_positions(points_xy: Tensor, input_size: int) -> Tensor:

@@ -23,7 +23,7 @@ Progress = Callable[[int, int | None], None]
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30.0
-# Attempts in a row that bring no further byte before it gives up, and the wait before the second, doubled each time.
+# Attempts in a row that bring no further byte before it gives up; the wait after the first doubles each time.
 ATTEMPTS = 3
 FIRST_WAIT_SECONDS = 1.0
 
@@ -61,7 +61,7 @@ OFFICIAL = {
 }
 
 
-class _Failure(Exception):
+class _AttemptError(Exception):
     """An attempt that brought no whole file; another one may, unless the server has refused for good."""
 
     def __init__(self, reason: str, is_final: bool = False) -> None:
@@ -70,7 +70,7 @@ class _Failure(Exception):
 
 
 def pulled_path(name: str, cache_folder: Path | None = None) -> Path:
-    """Where the official checkpoint of this model lies, or would. Raises `CheckpointError` for other names."""
+    """Where this model's official checkpoint lies, or would lie. Raises `CheckpointError` for other names."""
     if name not in OFFICIAL:
         raise CheckpointError(f"model {name!r} cannot be pulled; allowed are {', '.join(OFFICIAL)}")
     return (cache_folder or cache.cache_folder()) / OFFICIAL[name].file_name
@@ -82,11 +82,12 @@ def pull(
     url: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Fetch an official checkpoint ("vit_b", "vit_l", "vit_h") and return its path; a good file is not fetched again.
+    """Fetch an official checkpoint ("vit_b", "vit_l", "vit_h"); returns its path.
 
-    `cache_folder` is the folder it goes to (see `cache.cache_folder`); `url` names a mirror, whose file must have the
-    official hash. A broken download stays as `.partial` and is resumed, by this call and by the next. Raises
-    `DownloadError`, which says where to put the file by hand, when it can't be had or has the wrong hash.
+    A good file is not fetched again. `cache_folder` is the folder it goes to (see `cache.cache_folder`);
+    `url` names a mirror, whose file must have the official hash. A broken download stays as `.partial` and is
+    resumed, by this call and by the next. Raises `DownloadError`, which says where to put the file by hand,
+    when it can't be had or has the wrong hash.
     """
     path = pulled_path(name, None if cache_folder is None else Path(cache_folder))
     official = OFFICIAL[name]
@@ -102,7 +103,7 @@ def pull(
             os.replace(partial, path)
             return path
         partial.unlink()
-    except _Failure as error:
+    except _AttemptError as error:
         raise DownloadError(_by_hand(url, path, official, str(error))) from error
     except OSError as error:
         raise DownloadError(f"{error.filename or partial} cannot be written: {error.strerror}") from error
@@ -130,7 +131,7 @@ def _fetch(url: str, partial: Path, progress: Progress | None) -> None:
         try:
             _attempt(url, partial, progress)
             return
-        except _Failure as failure:
+        except _AttemptError as failure:
             size = _size(partial)
             failures = failures + 1 if size <= most else 1
             most = max(most, size)
@@ -145,13 +146,14 @@ def _attempt(url: str, partial: Path, progress: Progress | None) -> None:
     try:
         response = _open(url, start)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416 and start:  # the range begins at or beyond the end of the file
             if _total_size(error.headers, 0) == start:
                 return
             partial.unlink()
-            raise _Failure("the partial file is longer than the file", is_final=False) from error
+            raise _AttemptError("the partial file is longer than the file") from error
         is_final = error.code < 500 and error.code not in (408, 429)
-        raise _Failure(f"the server answers {error.code} {error.reason}", is_final) from error
+        raise _AttemptError(f"the server answers {error.code} {error.reason}", is_final) from error
     with response:
         if not _continues(response.headers, start):
             start = 0
@@ -163,7 +165,7 @@ def _attempt(url: str, partial: Path, progress: Progress | None) -> None:
                     progress(file.tell(), total)
             done = file.tell()
     if total is not None and done < total:
-        raise _Failure(f"the connection broke after {done} of {total} bytes")
+        raise _AttemptError(f"the connection broke after {done} of {total} bytes")
 
 
 def _open(url: str, start: int) -> http.client.HTTPResponse:
@@ -174,11 +176,11 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
     except urllib.error.HTTPError:
         raise
     except urllib.error.URLError as error:
-        raise _Failure(f"no connection ({error.reason})") from error
+        raise _AttemptError(f"no connection ({error.reason})") from error
     except (OSError, http.client.HTTPException) as error:
-        raise _Failure(f"no connection ({error or type(error).__name__})") from error
+        raise _AttemptError(f"no connection ({error or type(error).__name__})") from error
     except ValueError as error:
-        raise _Failure(str(error), is_final=True) from error
+        raise _AttemptError(str(error), is_final=True) from error
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
@@ -186,7 +188,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise _Failure(f"the connection broke ({error or type(error).__name__})") from error
+        raise _AttemptError(f"the connection broke ({error or type(error).__name__})") from error
 
 
 def _continues(headers: Message, start: int) -> bool:
@@ -195,7 +197,7 @@ def _continues(headers: Message, start: int) -> bool:
 
 
 def _total_size(headers: Message, start: int) -> int | None:
-    """The whole file's size by `Content-Range`, or by `Content-Length` beyond `start`; None where neither says."""
+    """The whole file's size by `Content-Range`, or `Content-Length` beyond `start`; None if neither says."""
     ranged = re.fullmatch(r"bytes .*/(\d+)", headers.get("Content-Range", ""))
     if ranged is not None:
         return int(ranged[1])

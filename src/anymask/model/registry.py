@@ -47,7 +47,15 @@ def build_tiny(rates: Regularisation) -> Segmenter:
     spec = InputSpec(512, 32, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
     encoder = TinyEncoder(drop_path=rates.drop_path)
     return assemble(
-        "tiny", encoder, spec, num_heads=6, mlp_dim=512, head_dim=192, rates=rates, has_click_features=True
+        "tiny",
+        encoder,
+        spec,
+        num_heads=6,
+        mlp_dim=512,
+        head_dim=192,
+        rates=rates,
+        has_click_features=True,
+        fine_channels=encoder.embed_dim // 8,
     )
 
 
@@ -67,10 +75,16 @@ def assemble(
     head_dim: int,
     rates: Regularisation,
     has_click_features: bool = False,
+    fine_channels: int | None = None,
 ) -> Segmenter:
     """Any image encoder with a prompt encoder and a mask decoder of its width."""
     click_channels = (encoder.embed_dim, *encoder.skip_channels) if has_click_features else None
-    prompt_encoder = PromptEncoder(encoder.embed_dim, click_channels=click_channels)
+    prompt_encoder = PromptEncoder(
+        encoder.embed_dim,
+        mask_channels=32 if fine_channels else 16,
+        click_channels=click_channels,
+        fine_channels=fine_channels,
+    )
     transformer = TwoWayTransformer(2, encoder.embed_dim, num_heads, mlp_dim, dropout=rates.dropout)
     decoder = MaskDecoder(
         embed_dim=encoder.embed_dim,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from anymask.geometry.resize import Frame, fit_frame, resize_image
 from anymask.model.image_encoder import ImageEncoder, ImageFeatures
 from anymask.model.mask_decoder import MaskDecoder
-from anymask.model.prompt_encoder import PromptEncoder, normalise_positions
+from anymask.model.prompt_encoder import PromptEncoder, draw_prompt_maps, normalise_positions
 from anymask.prompts import PointLabel
 
 
@@ -109,16 +109,22 @@ class Segmenter(nn.Module):
         if self.prompt_encoder.click_features is not None:
             click_features = self._click_features(features, prompts, input_hw)
         tokens = self.prompt_encoder.encode_points(positions, prompts.labels, click_features)
-        dense = self.prompt_encoder.encode_masks(prompts.mask_logits, prompts.has_mask)
+        mask_logits = None if prompts.mask_logits is None else prompts.mask_logits.to(self.dtype)
+        prompt_maps = None
+        if self.prompt_encoder.has_prompt_maps:
+            map_hw = (4 * cells_hw[0], 4 * cells_hw[1])
+            prompt_maps = draw_prompt_maps(prompts.points_xy, prompts.labels, map_hw, self.image_encoder.stride / 4)
+            prompt_maps = prompt_maps.to(self.dtype)
+        dense = self.prompt_encoder.encode_masks(mask_logits, prompts.has_mask, prompt_maps)
         image_pe = self.prompt_encoder.pe_layer.grid(
             (cells_hw[0], cells_hw[1]), (input_hw[0] / input_size, input_hw[1] / input_size)
         )
         token_mask = prompts.labels != PointLabel.PADDING
         return self.mask_decoder(
             features,
-            image_pe.to(tokens.dtype),
+            image_pe.to(features.embedding.dtype),
             tokens.to(features.embedding.dtype),
-            dense.to(features.embedding.dtype),
+            dense,
             token_mask,
             prompts.image_index,
         )
@@ -130,7 +136,9 @@ class Segmenter(nn.Module):
         size_xy = prompts.points_xy.new_tensor([input_hw[1], input_hw[0]])
         image_index = prompts.image_index
         if image_index is None:
-            image_index = torch.zeros(prompts.labels.shape[0], dtype=torch.long, device=prompts.labels.device)
+            # One image for all, or one each.
+            image_index = torch.arange(prompts.labels.shape[0], device=prompts.labels.device)
+            image_index = image_index.clamp(max=features.embedding.shape[0] - 1)
         return self.prompt_encoder.click_features(
             (features.embedding, *features.skips), (prompts.points_xy + 0.5) / size_xy, image_index
         )

@@ -75,6 +75,18 @@ class GlobalBlock(nn.Module):
         return tokens.transpose(1, 2).reshape(batch, dim, height, width)
 
 
+class SkipProjection(nn.Sequential):
+    """A stage's output on its way to the decoder: 1x1 convolution, then normalised and quiet at first.
+
+    The stages' own outputs are large; added as they are they drown what the prompt says, and training stays for
+    thousands of steps on masks that depend on the image alone ("measured").
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(nn.Conv2d(in_channels, out_channels, 1), LayerNorm2d(out_channels))
+        nn.init.constant_(self[1].weight, 0.2)
+
+
 class TinyEncoder(nn.Module):
     """About 4 M parameters; any input whose sides are multiples of 32."""
 
@@ -115,8 +127,8 @@ class TinyEncoder(nn.Module):
         self.lateral16 = nn.Conv2d(c16, embed_dim, 1)
         self.smooth16 = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
         self.norm16 = LayerNorm2d(embed_dim)
-        self.skip8 = nn.Conv2d(c8, skip_channels[0], 1)
-        self.skip4 = nn.Conv2d(c4, skip_channels[1], 1)
+        self.skip8 = SkipProjection(c8, skip_channels[0])
+        self.skip4 = SkipProjection(c4, skip_channels[1])
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         x = F.relu6(self.stem(pixels))

@@ -25,7 +25,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of the source image, resized to `target_hw`, at the top left of a square of `crop_size` pixels."""
+    """A window of the source image, resized to `target_hw`, at the top left of a square of `crop_size`."""
 
     x0: int
     y0: int
@@ -37,7 +37,8 @@ class Crop:
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """The crop of an HxWx3 image or an HxW mask, zero where nothing is left of the source."""
-        window = resize_image(np.ascontiguousarray(image[self.y0 : self.y1, self.x0 : self.x1]), self.target_hw)
+        window = np.ascontiguousarray(image[self.y0 : self.y1, self.x0 : self.x1])
+        window = resize_image(window, self.target_hw)
         if self.is_flipped:
             window = window[:, ::-1]
         padded = np.zeros((self.crop_size, self.crop_size, *image.shape[2:]), dtype=image.dtype)
@@ -48,7 +49,7 @@ class Crop:
 def draw_crop(
     size_hw: tuple[int, int], crop_size: int, augmentation: Augmentation, rng: np.random.Generator
 ) -> Crop:
-    """A random window; at scale 1 without jitter it is the whole image, longest side resized to `crop_size`."""
+    """A random window; at scale 1 without jitter the whole image, its longest side resized to `crop_size`."""
     height, width = size_hw
     low, high = augmentation.scale_range
     scale = np.exp(rng.uniform(np.log(low), np.log(high))) * crop_size / max(height, width)

@@ -1,6 +1,6 @@
 """The simulated annotator of the training algorithm (paper A, "Training algorithm").
 
-Legend: B masks, H W model pixels. Every draw takes a torch generator, so a step can be replayed exactly.
+Legend: B masks, H W model pixels. All randomness comes from one `Draws`, so a step can be replayed exactly.
 """
 
 from __future__ import annotations
@@ -16,43 +16,74 @@ BOX_NOISE = 0.1  # paper A: standard deviation of a box coordinate's noise, as a
 BOX_NOISE_LIMIT = 20.0  # paper A: pixels at most
 
 
+class Draws:
+    """The random numbers of one step: each mask gets its own, whichever of the processes holds it.
+
+    Every process draws for the masks of all processes and keeps its own rows, which are as many in each: N
+    processes make the very clicks that one would make alone.
+    """
+
+    def __init__(self, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.rank = rank
+        self.world_size = world_size
+
+    def uniform(self, rows: int, *shape: int) -> Tensor:
+        """(rows, *shape) in [0, 1), float32 on the CPU."""
+        return self._own(torch.rand(rows * self.world_size, *shape, generator=self.generator))
+
+    def normal(self, rows: int, *shape: int) -> Tensor:
+        """(rows, *shape) of mean 0 and spread 1, float32 on the CPU."""
+        return self._own(torch.randn(rows * self.world_size, *shape, generator=self.generator))
+
+    def integer(self, limit: int) -> int:
+        """0 to limit - 1, one number for all masks of all processes."""
+        return int(torch.randint(limit, (), generator=self.generator))
+
+    def _own(self, values: Tensor) -> Tensor:
+        return values.chunk(self.world_size)[self.rank]
+
+
 @dataclass(frozen=True)
 class ClickSchedule:
-    """How many rounds a mask gets. Paper A: eleven; two of them bring no new prompt, only the last mask's logits.
+    """How many rounds a mask gets. Paper A: eleven; two of them bring the last mask's logits, no new prompt.
 
-    One of those two comes at a random place, the other at the end; with one (`mask_only_rounds=1`) it comes at a
-    random place, with none every round adds a point.
+    One of those two comes at a random place, the other at the end; with one (`mask_only_rounds=1`) it comes
+    at a random place, with none every round adds a point.
     """
 
     rounds: int = 11
     mask_only_rounds: int = 2
 
-    def draw(self, generator: torch.Generator) -> list[bool]:
+    def draw(self, draws: Draws) -> list[bool]:
         """For each round after the first: does it bring a new point?"""
         new_point = [True] * (self.rounds - 1)
         if self.mask_only_rounds >= 2 and new_point:
             new_point[-1] = False
         if self.mask_only_rounds >= 1 and len(new_point) > 1:
             limit = len(new_point) - (self.mask_only_rounds >= 2)
-            new_point[int(torch.randint(limit, (), generator=generator))] = False
+            new_point[draws.integer(limit)] = False
         return new_point
 
 
-def sample_pixels(region: Tensor, generator: torch.Generator) -> Tensor:
+def sample_pixels(region: Tensor, draws: Draws) -> Tensor:
     """One uniformly random pixel of each region: (B, H, W) bool -> (B, 2) float x, y.
 
     A region without a pixel gives some pixel of the image; callers check `any` where that matters.
     """
     batch, _, width = region.shape
     counts = region.flatten(1).to(torch.int32).cumsum(dim=1, dtype=torch.int32)
-    draw = torch.rand(batch, 1, generator=generator).to(region.device)
+    draw = draws.uniform(batch, 1).to(region.device)
     rank = (draw * counts[:, -1:]).floor().to(torch.int32) + 1
     index = torch.searchsorted(counts, rank).squeeze(1).clamp(max=counts.shape[1] - 1)
     return torch.stack([index % width, index // width], dim=1).float()
 
 
-def noisy_boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """Each mask's box with noise on every coordinate: (B, H, W) bool -> (B, 2, 2) corners x, y, inside the image."""
+def noisy_boxes(masks: Tensor, draws: Draws) -> Tensor:
+    """Each mask's box with noise on every coordinate, kept inside the image.
+
+    masks (B, H, W) bool, none empty; returns (B, 2, 2): the top left corner x, y, then the bottom right.
+    """
     _, height, width = masks.shape
     edges = []
     for axis, size in ((1, width), (2, height)):
@@ -62,21 +93,21 @@ def noisy_boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
         edges.append(torch.stack([first, last], dim=1).float())
     corners = torch.stack(edges, dim=2)  # (B, corner, xy)
     side = (corners[:, 1] - corners[:, 0])[:, None]
-    noise = torch.randn(corners.shape, generator=generator).to(corners.device) * side * BOX_NOISE
+    noise = draws.normal(*corners.shape).to(corners.device) * side * BOX_NOISE
     noisy = corners + noise.clamp(-BOX_NOISE_LIMIT, BOX_NOISE_LIMIT)
     limit = corners.new_tensor([width, height])
     return torch.minimum(noisy.clamp(min=0), limit)
 
 
-def first_prompts(masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def first_prompts(masks: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """A foreground point or a noisy box for each mask, with equal chance (paper A).
 
-    masks (B, H, W) bool, none empty. Returns points (B, 2, 2) and labels (B, 2): a point and "not a point", or the
-    two corners, so that a batch of both keeps one shape.
+    masks (B, H, W) bool, none empty. Returns points (B, 2, 2) and labels (B, 2): a point and "not a point",
+    or the two corners, so that a batch of both keeps one shape.
     """
-    boxes = noisy_boxes(masks, generator)
-    points = sample_pixels(masks, generator)
-    is_box = (torch.rand(masks.shape[0], generator=generator) < 0.5).to(masks.device)
+    boxes = noisy_boxes(masks, draws)
+    points = sample_pixels(masks, draws)
+    is_box = (draws.uniform(masks.shape[0]) < 0.5).to(masks.device)
     points = torch.stack([points, torch.zeros_like(points)], dim=1)
     labels_box = torch.tensor([PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT], device=masks.device)
     labels_point = torch.tensor([PointLabel.FOREGROUND, PointLabel.NOT_A_POINT], device=masks.device)
@@ -87,15 +118,15 @@ def first_prompts(masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Te
     )
 
 
-def correction_clicks(truth: Tensor, predicted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A point uniform in each error region: foreground where it was missed, background where it was too much.
+def correction_clicks(truth: Tensor, predicted: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """A point uniform in each error region: foreground where it missed, background where it was too much.
 
-    truth, predicted (B, H, W) bool. Returns points (B, 1, 2) and labels (B, 1); a mask without any error gets a
-    foreground point inside the truth.
+    truth, predicted (B, H, W) bool. Returns points (B, 1, 2) and labels (B, 1); a mask without any error gets
+    a foreground point inside the truth.
     """
     error = truth ^ predicted
     has_error = error.flatten(1).any(dim=1)
-    points = sample_pixels(torch.where(has_error[:, None, None], error, truth), generator)
+    points = sample_pixels(torch.where(has_error[:, None, None], error, truth), draws)
     x, y = points.long().unbind(1)
     labels = truth[torch.arange(truth.shape[0], device=truth.device), y, x].long()
     return points[:, None], labels[:, None]

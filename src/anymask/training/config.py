@@ -48,7 +48,7 @@ class TrainConfig:
     min_area: int = 40  # crop pixels; assumed: below it a mask is a few grid cells
     schedule: ClickSchedule = field(default_factory=ClickSchedule)
     losses: LossWeights = field(default_factory=LossWeights)
-    single_output_weight: float = 0.0  # loss of the single-answer token on ambiguous first prompts; paper: none
+    single_output_weight: float = 0.0  # the single-answer token's loss on ambiguous prompts; paper: none
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: str = "32-true"
     compile: bool = False

@@ -1,10 +1,11 @@
-"""Training batches as a pure function of (seed, step, rank): nothing to save, and a resumed run sees the same images."""
+"""Training batches as a pure function of (seed, step): nothing to save, and a resumed run sees the same."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anymask.data.sa1b import Sa1bFolder, Sample, read_split
+from anymask.errors import DataError
 from anymask.geometry.rle import decode_rles
 from anymask.training.augment import draw_crop, jitter_colour
 from anymask.training.config import DataSource, TrainConfig
@@ -21,9 +23,12 @@ MAX_TRIES = 50  # images drawn before a data set is said to hold no usable mask
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """pixels (I, 3, S, S) uint8; masks (B, S, S) bool, none empty; image_index (B,) int."""
+    """pixels (I, 3, S, S) uint8; sizes_hw (I, 2) int, how much of each crop is image and not padding;
+    masks (B, S, S) bool, none empty; image_index (B,) int.
+    """
 
     pixels: Tensor
+    sizes_hw: Tensor
     masks: Tensor
     image_index: Tensor
 
@@ -50,29 +55,40 @@ class BatchDataset(Dataset[TrainingBatch]):
         return self.config.total_steps
 
     def __getitem__(self, step: int) -> TrainingBatch:
-        pixels, masks = [], []
+        pixels, sizes_hw, masks = [], [], []
         for slot in range(self.images):
             # The slot counts over all processes: N processes see together what one would see alone.
             rng = np.random.default_rng((self.config.seed, step, self.rank * self.images + slot))
-            image, image_masks = self._draw(rng)
-            pixels.append(torch.from_numpy(image).permute(2, 0, 1))
-            masks.append(torch.from_numpy(image_masks))
+            drawn = self._draw(rng)
+            pixels.append(torch.from_numpy(drawn.image_hwc).permute(2, 0, 1))
+            sizes_hw.append(drawn.size_hw)
+            masks.append(torch.from_numpy(drawn.masks_khw))
         index = torch.arange(self.images).repeat_interleave(self.config.masks_per_image)
-        return TrainingBatch(torch.stack(pixels), torch.cat(masks), index)
+        return TrainingBatch(torch.stack(pixels), torch.tensor(sizes_hw), torch.cat(masks), index)
 
-    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, rng: np.random.Generator) -> DrawnCrop:
         for _ in range(MAX_TRIES):
             folder = self.folders[rng.choice(len(self.folders), p=self.probabilities)]
             drawn = draw_sample(folder[int(rng.integers(len(folder)))], self.config, rng)
             if drawn is not None:
                 return drawn
-        raise RuntimeError(f"no usable mask in {MAX_TRIES} images of {[s.folder for s in self.config.sources]}")
+        folders = ", ".join(source.folder for source in self.config.sources)
+        raise DataError(
+            f"{folders}: no usable mask in {MAX_TRIES} images; allowed: masks of at least "
+            f"{self.config.min_area} pixels in the crop, at most {self.config.max_area_share:g} of the image"
+        )
 
 
-def draw_sample(
-    sample: Sample, config: TrainConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """One augmented crop and `masks_per_image` of its masks: (S, S, 3) uint8, (K, S, S) bool; None if it has none."""
+class DrawnCrop(NamedTuple):
+    """An augmented crop (S, S, 3) uint8, how much of it is image, and masks of it (K, S, S) bool."""
+
+    image_hwc: np.ndarray
+    size_hw: tuple[int, int]
+    masks_khw: np.ndarray
+
+
+def draw_sample(sample: Sample, config: TrainConfig, rng: np.random.Generator) -> DrawnCrop | None:
+    """A crop of one image and its masks, some of them twice where it has few; None where it has none."""
     crop = draw_crop(sample.size_hw, config.crop_size, config.augmentation, rng)
     image_area = sample.size_hw[0] * sample.size_hw[1]
     candidates = [
@@ -81,10 +97,13 @@ def draw_sample(
         if annotation.area <= config.max_area_share * image_area
         and _overlaps(annotation.bbox_xywh, (crop.x0, crop.y0, crop.x1, crop.y1))
     ]
-    order = rng.permutation(len(candidates))
     masks: list[np.ndarray] = []
-    for index in order:
-        mask = crop.apply(decode_rles([candidates[index]])[0].astype(np.uint8) * 255) >= 128
+    for index in rng.permutation(len(candidates)):
+        try:
+            whole_mask = decode_rles([candidates[index]], sample.size_hw)[0]
+        except DataError as error:
+            raise DataError(f"{sample.json_path}: {error}") from error
+        mask = crop.apply(whole_mask.astype(np.uint8) * 255) >= 128
         if config.min_area <= mask.sum() <= config.max_area_share * mask.size:
             masks.append(mask)
         if len(masks) == config.masks_per_image:
@@ -93,7 +112,7 @@ def draw_sample(
         return None
     chosen = [masks[index % len(masks)] for index in range(config.masks_per_image)]
     image = crop.apply(jitter_colour(sample.read_image(), config.augmentation.colour, rng))
-    return image, np.stack(chosen)
+    return DrawnCrop(image, crop.target_hw, np.stack(chosen))
 
 
 def _overlaps(box_xywh: tuple[float, ...], window_xyxy: tuple[int, int, int, int]) -> bool:

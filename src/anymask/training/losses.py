@@ -1,6 +1,6 @@
 """Losses on mask logits and predicted IoU (paper 3 and A).
 
-Legend: B masks, M outputs, h w logit grid. Targets are soft: the share of each grid cell that the true mask covers.
+Legend: B masks, M outputs, h w logit grid. Targets are soft: the share of each grid cell that a mask covers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class LossWeights:
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Mean over the grid of the sigmoid focal loss: (..., h, w) -> (...). alpha and gamma as Lin et al. 2017."""
+    """Mean over the grid of the sigmoid focal loss: (..., h, w) -> (...). alpha, gamma as Lin et al. 2017."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability = logits.sigmoid()
     miss = probability + target - 2 * probability * target  # 1 - p of the true class
@@ -89,7 +89,7 @@ def segmentation_loss(
 ) -> tuple[Tensor, Tensor]:
     """Lowest mask loss of each mask's outputs plus the IoU error of all outputs (paper A).
 
-    logits (B, M, h, w), predicted_iou (B, M), target (B, h, w). Returns the mean loss and the true IoU (B, M).
+    logits (B, M, h, w), predicted_iou (B, M), target (B, h, w). Returns the mean loss and true IoU (B, M).
     """
     losses = mask_losses(logits, target, weights)
     iou = true_iou(logits, target)

@@ -12,7 +12,7 @@ from anymask.training.config import TrainConfig
 
 
 def encoder_depth(name: str) -> int | None:
-    """How deep a parameter sits in the image encoder, 0 first; None for what is new on top (neck, laterals)."""
+    """How deep a parameter sits in the image encoder, 0 first; None for what is new on top (neck, ...)."""
     match = re.search(r"^image_encoder\.(?:blocks|stages)\.(\d+)\.", name)
     if match:
         return int(match.group(1)) + 1
@@ -38,7 +38,7 @@ def parameter_groups(model: Segmenter, config: TrainConfig) -> list[dict[str, ob
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, a tenth after each drop (paper A), and a linear cool-down where the recipe asks for one."""
+    """Linear warm-up, a tenth after each drop (paper A), a linear cool-down where the recipe asks for one."""
     rate = config.learning_rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
     rate *= 0.1 ** sum(step >= drop for drop in config.lr_drops)
     if config.cooldown_steps:
@@ -56,7 +56,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 class AveragedWeights:
-    """An exponential moving average of a model's parameters, young at first: decay min(d, (1 + t) / (10 + t))."""
+    """An exponential average of a model's weights, young at first: decay min(d, (1 + t) / (10 + t))."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

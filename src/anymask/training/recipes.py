@@ -39,7 +39,7 @@ def tiny(data: Path) -> TrainConfig:
         dropout=0.0,
         ema_decay=0.998,
         schedule=ClickSchedule(rounds=3, mask_only_rounds=0),
-        losses=LossWeights(focal=0.0, dice=1.0, cross_entropy=1.0, balanced_cross_entropy=0.5, iou=1.0),
+        losses=LossWeights(focal=0.0, dice=1.0, cross_entropy=0.0, balanced_cross_entropy=1.0, iou=1.0),
         single_output_weight=0.5,
         augmentation=Augmentation(scale_range=(0.7, 2.0), aspect_jitter=0.3, flip=True, colour=1.0),
         validate_every=400,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.model.segmenter import PromptBatch, Segmenter, choose_outputs
-from anymask.training.clicks import correction_clicks, first_prompts
+from anymask.training.clicks import Draws, correction_clicks, first_prompts
 from anymask.training.config import TrainConfig
 from anymask.training.dataset import TrainingBatch
 from anymask.training.losses import segmentation_loss
@@ -25,23 +25,22 @@ class TrainingStep(nn.Module):
         self.config = config
         self.encode = torch.compile(segmenter.encode) if config.compile else segmenter.encode
 
-    def forward(self, batch: TrainingBatch, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over all rounds, and what the curves show: losses and IoU of the first and the last round."""
-        generator = torch.Generator().manual_seed(seed)
-        pixels = self.segmenter.normalise(batch.pixels)
+    def forward(self, batch: TrainingBatch, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over all rounds, and what the curves show: losses and IoU of the first and last round."""
+        pixels = zero_padding(self.segmenter.normalise(batch.pixels), batch.sizes_hw)
         features = self.encode(pixels.contiguous(memory_format=torch.channels_last))
         target = grid_target(batch.masks, self.config.crop_size * 4 // self.segmenter.image_encoder.stride)
 
-        points, labels = first_prompts(batch.masks, generator)
+        points, labels = first_prompts(batch.masks, draws)
         feedback: Tensor | None = None
         losses: list[Tensor] = []
         curves: dict[str, Tensor] = {}
-        brings_point = [True, *self.config.schedule.draw(generator)]
+        brings_point = [True, *self.config.schedule.draw(draws)]
         for round_index, is_new_point in enumerate(brings_point):
             if round_index and is_new_point:
                 assert feedback is not None
                 predicted = upsampled(feedback, self.config.crop_size) > 0
-                new_points, new_labels = correction_clicks(batch.masks, predicted, generator)
+                new_points, new_labels = correction_clicks(batch.masks, predicted, draws)
                 points, labels = torch.cat([points, new_points], 1), torch.cat([labels, new_labels], 1)
             prompts = PromptBatch(points, labels, feedback, image_index=batch.image_index)
             all_logits, all_ious = self.segmenter.decode(features, prompts)
@@ -64,6 +63,13 @@ class TrainingStep(nn.Module):
         total = torch.stack(losses).mean()
         curves["loss"] = total.detach()
         return total, curves
+
+
+def zero_padding(pixels: Tensor, sizes_hw: Tensor) -> Tensor:
+    """Normalised pixels (I, 3, S, S), zero beyond each image's size (I, 2), as in `Segmenter.preprocess`."""
+    along = torch.arange(pixels.shape[-1], device=pixels.device)
+    is_row, is_column = (along < sizes_hw[:, axis, None] for axis in (0, 1))
+    return pixels * (is_row[:, None, :, None] & is_column[:, None, None, :])
 
 
 def grid_target(masks: Tensor, grid_size: int) -> Tensor:

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 
 from anymask.data.sa1b import Sample
+from anymask.errors import DataError
 from anymask.geometry.boxes import xywh_to_xyxy
 from anymask.geometry.masks import mask_iou_matrix
 from anymask.geometry.points import mask_centre_xy
 from anymask.geometry.resize import Frame, logits_to_original
-from anymask.prompts import PointLabel
 from anymask.model.segmenter import PromptBatch, Segmenter, choose_outputs
+from anymask.prompts import PointLabel
 from anymask.training.config import TrainConfig
 from anymask.training.dataset import open_source
 
@@ -22,7 +23,8 @@ OBJECTS_PER_IMAGE = 5  # assumed: many images tell more than many objects of one
 def validate(segmenter: Segmenter, config: TrainConfig) -> dict[str, float]:
     """Mean over sets of the IoU of one centre click, of the best of its three masks, and of the true box.
 
-    Returns those three and `score`, their mean, and `iou_error`, the mean absolute error of the predicted IoU.
+    Returns those three and `score`, their mean, and `iou_error`, the mean absolute error of the predicted
+    IoU. Raises `DataError` when a set holds no object.
     """
     was_training = segmenter.training
     segmenter.eval()
@@ -35,6 +37,8 @@ def validate(segmenter: Segmenter, config: TrainConfig) -> dict[str, float]:
             results.extend(score_image(segmenter, folder[int(index)]))
             if len(results) >= objects_per_set:
                 break
+        if not results:
+            raise DataError(f"{source.folder}: no object to validate on; allowed: at least one mask")
         per_set.append(np.mean(results, axis=0))
     segmenter.train(was_training)
     click, oracle, box, iou_error = np.mean(per_set, axis=0).tolist()
@@ -48,12 +52,17 @@ def score_image(segmenter: Segmenter, sample: Sample) -> list[np.ndarray]:
     features = segmenter.encode(pixels)
     chosen = np.random.default_rng(0).permutation(len(sample.annotations))[:OBJECTS_PER_IMAGE]
     masks = sample.masks_khw()[chosen]
+    is_there = masks.any(axis=(1, 2))
+    chosen, masks = chosen[is_there], masks[is_there]
     if not len(masks):
         return []
     clicks = np.array([[mask_centre_xy(mask), (0, 0)] for mask in masks])
     boxes = xywh_to_xyxy([sample.annotations[i].bbox_xywh for i in chosen]).reshape(-1, 2, 2)
     points = np.concatenate([frame.points_to_model(clicks), frame.points_to_model(boxes)])
-    kinds = [PointLabel.FOREGROUND, PointLabel.NOT_A_POINT], [PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT]
+    kinds = (
+        [PointLabel.FOREGROUND, PointLabel.NOT_A_POINT],
+        [PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT],
+    )
     labels = torch.tensor(kinds).repeat_interleave(len(masks), dim=0)
     prompts = PromptBatch(torch.from_numpy(points).to(segmenter.device), labels.to(segmenter.device))
     logits, ious = choose_outputs(*segmenter.decode(features, prompts), multimask=True)

@@ -13,7 +13,7 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """Indices of the boxes that stay, best score first; boxes of different `idxs` never suppress each other."""
+    """Indices of the boxes that stay, best score first; only boxes of equal `idxs` suppress each other."""
     order = scores.argsort(descending=True, stable=True)
     kept: list[Tensor] = []
     while len(order):
