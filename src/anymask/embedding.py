@@ -78,9 +78,7 @@ class ImageEmbedding:
 
 
 @torch.inference_mode()
-def encode_images(
-    model: Segmenter, images: Sequence[ImageSource], batch_size: int = 4
-) -> list[ImageEmbedding]:
+def encode_images(model: Segmenter, images: Sequence[ImageSource], batch_size: int = 4) -> list[ImageEmbedding]:
     """Embeddings of several images, in order; images of one shape in the model's frame share a batch."""
     prepared: list[tuple[torch.Tensor, Frame, np.ndarray]] = []
     for image in images:
@@ -105,15 +103,11 @@ def _channels_last(features: ImageFeatures) -> ImageFeatures:
 
     The decoder is quicker with this one (measured on tiny: by 12%).
     """
-    maps = [
-        part.contiguous(memory_format=torch.channels_last) for part in (features.embedding, *features.skips)
-    ]
+    maps = [part.contiguous(memory_format=torch.channels_last) for part in (features.embedding, *features.skips)]
     return ImageFeatures(maps[0], tuple(maps[1:]))
 
 
-def encode(
-    model: Segmenter, images: ImageSource | Sequence[ImageSource]
-) -> ImageEmbedding | list[ImageEmbedding]:
+def encode(model: Segmenter, images: ImageSource | Sequence[ImageSource]) -> ImageEmbedding | list[ImageEmbedding]:
     """One image to its embedding, or a list of images to a list of embeddings, in batches."""
     if isinstance(images, list | tuple):
         return encode_images(model, images)

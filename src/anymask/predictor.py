@@ -81,13 +81,10 @@ class Predictor:
 
     def _answer(self, prompts: list[CheckedPrompt], logits_hw: tuple[int, int]) -> list[Masks]:
         assert self.embedding is not None
-        features = self.embedding.features.to(self.model.device).to(self.model.dtype)
+        features = self.embedding.features.to(self.model.device, self.model.dtype)
         logits, ious = self.model.decode(features, self._to_tensors(prompts, logits_hw))
         all_logits, all_ious = logits.float().cpu().numpy(), ious.float().cpu().numpy()
-        return [
-            self._choose(all_logits[row], all_ious[row], prompt, logits_hw)
-            for row, prompt in enumerate(prompts)
-        ]
+        return [self._choose(all_logits[row], all_ious[row], prompt, logits_hw) for row, prompt in enumerate(prompts)]
 
     def _to_tensors(self, prompts: list[CheckedPrompt], logits_hw: tuple[int, int]) -> PromptBatch:
         """Checked prompts as one padded batch in model pixels on the model's device."""
@@ -120,9 +117,7 @@ class Predictor:
         share = mask_to_model(prompt.mask_hw, self.embedding.frame, logits_hw)
         return (2 * share - 1) * ROUGH_MASK_LOGIT
 
-    def _choose(
-        self, logits: np.ndarray, ious: np.ndarray, prompt: CheckedPrompt, logits_hw: tuple[int, int]
-    ) -> Masks:
+    def _choose(self, logits: np.ndarray, ious: np.ndarray, prompt: CheckedPrompt, logits_hw: tuple[int, int]) -> Masks:
         """The outputs that the prompt asks for, best first."""
         assert self.embedding is not None
         outputs = np.arange(1, len(ious)) if prompt.is_multimask else np.arange(1)
@@ -133,6 +128,4 @@ class Predictor:
             # One cell wider, for a valid pixel's logit is interpolated from the neighbouring cells too.
             is_near = cv2.dilate(share, np.ones((3, 3), np.uint8)) > 0
             chosen = np.where(is_near, chosen, np.float32(INVALID_LOGIT))
-        return Masks(
-            chosen, ious[order], order, self.embedding.frame, prompt.valid_hw, self.embedding.image_hwc
-        )
+        return Masks(chosen, ious[order], order, self.embedding.frame, prompt.valid_hw, self.embedding.image_hwc)

@@ -125,8 +125,7 @@ def _checked_points(
     kinds = np.ones(len(points_xy)) if labels is None else _numbers(labels, "labels", "0 or 1, one per point")
     if kinds.shape != (len(points_xy),):
         raise PromptError(
-            f"labels={_short(labels)} has shape {kinds.shape} for {len(points_xy)} points; "
-            "give one label per point"
+            f"labels={_short(labels)} has shape {kinds.shape} for {len(points_xy)} points; give one label per point"
         )
     if not np.isin(kinds, (0, 1)).all():
         raise PromptError(f"labels={_short(labels)} must be 1 (foreground) or 0 (background)")

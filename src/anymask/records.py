@@ -157,7 +157,7 @@ class MaskRecord:
             "area": self.area,
             "bbox": list(self.bbox_xywh),
         }
-        return own | self.facts()
+        return {**own, **self.facts(), **own}  # own first in the file, and never overruled
 
 
 def with_parents(records: Sequence[MaskRecord], containment: float = 0.9) -> list[MaskRecord]:

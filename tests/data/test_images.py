@@ -194,9 +194,7 @@ def test_sixteen_bit_colour_arrays():
     values = np.array([[[0, 500, 1000], [250, 1000, 0]]], dtype=np.uint16)
     np.testing.assert_array_equal(read_image(values), [[[0, 128, 255], [64, 255, 0]]])
     alpha = np.array([[[65535], [0]]], dtype=np.uint16)
-    np.testing.assert_array_equal(
-        read_image(np.concatenate([values, alpha], axis=2)), [[[0, 128, 255], WHITE]]
-    )
+    np.testing.assert_array_equal(read_image(np.concatenate([values, alpha], axis=2)), [[[0, 128, 255], WHITE]])
 
 
 def test_an_array_that_is_right_is_not_copied(photo):
@@ -297,8 +295,7 @@ def test_pillow_limit_survives_many_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     shapes = []
     threads = [
-        threading.Thread(target=lambda: shapes.extend(read_image(path).shape for _ in range(10)))
-        for _ in range(8)
+        threading.Thread(target=lambda: shapes.extend(read_image(path).shape for _ in range(10))) for _ in range(8)
     ]
     for thread in threads:
         thread.start()

@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Check, convert and describe folders of images and masks.")
 
 Source = Annotated[Path, typer.Argument(help="Folder of a data set, or a COCO file.", metavar="DIR")]
-From = Annotated[
-    str, typer.Option("--from", help="auto, sa1b, coco, yolo, png or labelme.", metavar="FORMAT")
-]
-ImagesDir = Annotated[
-    Path | None, typer.Option(help="Where the pictures lie, if not where the format has them.")
-]
+From = Annotated[str, typer.Option("--from", help="auto, sa1b, coco, yolo, png or labelme.", metavar="FORMAT")]
+ImagesDir = Annotated[Path | None, typer.Option(help="Where the pictures lie, if not where the format has them.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -34,9 +30,7 @@ def validate(
     source: Source,
     from_format: From = "auto",
     images_dir: ImagesDir = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Decode every picture too, not only its header.")
-    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every picture too, not only its header.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say everything that is broken, a line for each; exit code 1 when something is.
@@ -66,9 +60,7 @@ def convert(
     to: Annotated[str, typer.Option("--to", help="sa1b, coco, yolo, png or labelme.", metavar="FORMAT")],
     from_format: From = "auto",
     images_dir: ImagesDir = None,
-    pictures: Annotated[
-        str, typer.Option(help="copy, link (hard links) or none.", metavar="copy|link|none")
-    ] = "copy",
+    pictures: Annotated[str, typer.Option(help="copy, link (hard links) or none.", metavar="copy|link|none")] = "copy",
     segmentation: Annotated[
         str | None, typer.Option(help="Of COCO: rle (exact) or polygon.", metavar="rle|polygon")
     ] = None,
@@ -76,12 +68,8 @@ def convert(
         float | None,
         typer.Option(min=0, help="Pixels to thin polygons out by: COCO 0, YOLO 0, LabelMe 1 if left out."),
     ] = None,
-    overlays: Annotated[
-        bool, typer.Option("--overlays", help="Also draw each image into overlays/NAME.jpg.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into a folder that holds something.")
-    ] = False,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Also draw each image into overlays/NAME.jpg.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that holds something.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Rewrite a data set in another format: masks, classes, scores and pictures, as far as it holds them.
@@ -122,9 +110,9 @@ def stats(
     source: Source,
     from_format: From = "auto",
     images_dir: ImagesDir = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for statistics.png and statistics.json.")
-    ] = Path("out"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for statistics.png and statistics.json.")] = Path(
+        "out"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Masks per image, mask sizes, concavity and where masks lie: the paper's figures of a data set."""
@@ -165,9 +153,7 @@ def _print_statistics(statistics: DatasetStatistics, source: Path) -> None:
         console.print(f"{len(named)} classes: {most}{', ...' if len(named) > 8 else ''}")
 
 
-def _each(
-    images: Iterator[AnnotatedImage], count: Callable[[AnnotatedImage], None]
-) -> Iterator[AnnotatedImage]:
+def _each(images: Iterator[AnnotatedImage], count: Callable[[AnnotatedImage], None]) -> Iterator[AnnotatedImage]:
     for image in images:
         count(image)
         yield image

@@ -28,7 +28,9 @@ PACKAGES = {
 }
 
 
-def doctor(json_output: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False) -> None:
+def doctor(
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
     """Say what is installed, which devices there are, and try the packaged model on a made-up picture.
 
     Exit code 1 when the packaged model does not answer.

@@ -29,13 +29,9 @@ def evaluate() -> None:
 
 @app.command()
 def points(
-    data: Annotated[
-        list[Path], typer.Argument(help="Folders with NAME.json (SA-1B's layout) beside each image.")
-    ],
+    data: Annotated[list[Path], typer.Argument(help="Folders with NAME.json (SA-1B's layout) beside each image.")],
     model: Annotated[str, typer.Option(help="Model by name, or a checkpoint that names its own.")] = "tiny",
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights to load instead of the model's own.")
-    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead of the model's own.")] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Judge what needs no learned weights instead of a model.")
     ] = False,
@@ -54,9 +50,7 @@ def points(
         int | None, typer.Option(min=1, help="At most so many objects of an image, evenly spaced.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random first clicks.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for predictions and results.")] = Path(
-        "evaluation"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for predictions and results.")] = Path("evaluation"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:

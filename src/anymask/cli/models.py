@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
     from anymask.model.segmenter import Segmenter
 
-app = typer.Typer(
-    name="models", help="The models there are: list, describe and fetch them.", no_args_is_help=True
-)
+app = typer.Typer(name="models", help="The models there are: list, describe and fetch them.", no_args_is_help=True)
 
 JSON_OPTION = typer.Option(False, "--json", help="Print JSON for machines.")
 SPEED_RUNS = 3
@@ -57,9 +55,7 @@ def list_models(as_json: bool = JSON_OPTION) -> None:
 @app.command("info")
 def show_info(
     name: str = typer.Argument(help="A model's name, as `anymask models list` gives it."),
-    speed: bool = typer.Option(
-        False, "--speed", help="Measure here and now how long an image and a click take."
-    ),
+    speed: bool = typer.Option(False, "--speed", help="Measure here and now how long an image and a click take."),
     device: str = typer.Option("auto", help="Where --speed measures: auto, cpu, cuda, cuda:1 or mps."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -94,9 +90,7 @@ def show_info(
 def pull_model(
     name: str = typer.Argument(help="vit_b, vit_l or vit_h."),
     folder: Path | None = typer.Option(None, help="Where to put the file, instead of the cache folder."),
-    url: str | None = typer.Option(
-        None, help="A mirror to fetch from; the file must have the official hash."
-    ),
+    url: str | None = typer.Option(None, help="A mirror to fetch from; the file must have the official hash."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Fetch official SAM weights into the cache folder (ANYMASK_CACHE), resuming and checking them."""

@@ -20,7 +20,8 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder of the data; what is expected in it is in the recipe.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: in the cache folder.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe (JSON value).")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe (JSON value)."),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many further steps.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",

@@ -151,7 +151,7 @@ def find_coco(path: str | Path) -> Path:
 
 def _annotation(record: MaskRecord, segmentation: str, tolerance: float) -> dict[str, Any]:
     own = {
-        "iscrowd": 0,
+        "iscrowd": int(bool(record.extra.get("iscrowd"))),
         "segmentation": record.segmentation,
         "area": record.area,
         "bbox": list(record.bbox_xywh),
@@ -161,7 +161,7 @@ def _annotation(record: MaskRecord, segmentation: str, tolerance: float) -> dict
         if regions and all(len(region) == 1 for region in regions):
             rings = [simplify_ring(outline, tolerance) for (outline,) in regions]
             own["segmentation"] = [ring.ravel().tolist() for ring in rings]
-    return own | record.facts()
+    return record.facts() | own
 
 
 def _category_names(content: Mapping[str, Any], path: Path) -> dict[int, str]:

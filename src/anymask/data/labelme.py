@@ -86,7 +86,7 @@ def _shapes(record: MaskRecord, tolerance: float) -> Iterator[dict[str, Any]]:
     facts.pop("category", None)
     for region in mask_to_outlines(record.mask):
         shape = {"label": record.category or UNNAMED, "group_id": record.id, "description": "", "flags": {}}
-        yield shape | (_polygon(region[0], tolerance) if len(region) == 1 else _picture(region)) | facts
+        yield facts | shape | (_polygon(region[0], tolerance) if len(region) == 1 else _picture(region))
         facts = {}
 
 

@@ -132,7 +132,7 @@ def _table(image: AnnotatedImage) -> dict[str, Any]:
     rows = []
     for label, record in enumerate(image.records, start=1):
         own = {"label": label, "id": record.id, "area": record.area, "bbox": list(record.bbox_xywh)}
-        rows.append(own | record.facts())
+        rows.append({**own, **record.facts(), **own})
     facts = {"file_name": image.flat_name, "width": width, "height": height, "image_id": image.image_id}
     return {"image": facts, "masks": rows}
 

@@ -42,9 +42,7 @@ def next_click(truth_hw: np.ndarray, predicted_hw: np.ndarray) -> tuple[tuple[fl
     """
     truth, predicted = _bool_mask(truth_hw), _bool_mask(predicted_hw)
     if truth.shape != predicted.shape:
-        raise PromptError(
-            f"predicted_hw has shape {predicted.shape}; allowed: that of truth_hw, {truth.shape}"
-        )
+        raise PromptError(f"predicted_hw has shape {predicted.shape}; allowed: that of truth_hw, {truth.shape}")
     error = truth ^ predicted
     if not error.any():
         return mask_centre_xy(truth), 1

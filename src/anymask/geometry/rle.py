@@ -38,18 +38,13 @@ def encode_rles(masks_khw: np.ndarray) -> list[Rle]:
     """
     masks = np.asarray(masks_khw)
     if masks.ndim != 3 or masks.dtype.kind not in "bui":
-        raise DataError(
-            f"masks_khw is {masks.dtype} of shape {masks.shape}; allowed: (K, H, W) bool or integer"
-        )
+        raise DataError(f"masks_khw is {masks.dtype} of shape {masks.shape}; allowed: (K, H, W) bool or integer")
     if len(masks) == 0:
         return []
     if not 0 < masks[0].size <= MAX_MASK_PIXELS:
         raise DataError(f"masks_khw has shape {masks.shape}; allowed: 1 to {MAX_MASK_PIXELS} pixels each")
     codes = coco_mask.encode(np.asfortranarray((masks != 0).view(np.uint8).transpose(1, 2, 0)))
-    return [
-        {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
-        for code in codes
-    ]
+    return [{"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes]
 
 
 def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
@@ -87,9 +82,7 @@ def rle_size_hw(rle: Mapping[str, Any]) -> tuple[int, int]:
     if (
         not isinstance(size, Sequence | np.ndarray)
         or len(size) != 2
-        or not all(
-            isinstance(side, int | np.integer) and not isinstance(side, bool) and side > 0 for side in size
-        )
+        or not all(isinstance(side, int | np.integer) and not isinstance(side, bool) and side > 0 for side in size)
         or int(size[0]) * int(size[1]) > MAX_MASK_PIXELS
     ):
         raise DataError(

@@ -52,8 +52,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if start.startswith(b"\x80"):
         return _find_tensors(path, _torch_load(path, mmap=False))
     raise CheckpointError(
-        f"{path} is not a checkpoint: it begins with {start[:16]!r}; "
-        "allowed are .pth, .pt and .safetensors files"
+        f"{path} is not a checkpoint: it begins with {start[:16]!r}; allowed are .pth, .pt and .safetensors files"
     )
 
 
@@ -191,9 +190,7 @@ def _vit_shape(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
     return patches.shape[0], len(blocks)
 
 
-def load_checkpoint(
-    model: Segmenter, path_or_state: str | Path | Mapping[str, Tensor], strict: bool = True
-) -> None:
+def load_checkpoint(model: Segmenter, path_or_state: str | Path | Mapping[str, Tensor], strict: bool = True) -> None:
     """Copy weights into the model, in the model's own precision and on its device.
 
     `path_or_state` is a file (see `read_state_dict`) or a state dict, with the reference's or Hugging Face's
@@ -215,9 +212,7 @@ def load_checkpoint(
         return
     found = detect_variant(state)
     if found is not None and found != model.name:
-        raise CheckpointError(
-            f"{origin} holds the weights of {found}{_size_note(state)}, not of {model.name}"
-        )
+        raise CheckpointError(f"{origin} holds the weights of {found}{_size_note(state)}, not of {model.name}")
     faults = []
     if has_foreign_keys:
         faults += [_name_some("misses", missing), _name_some("has the unknown", unexpected)]
@@ -262,9 +257,7 @@ def save_checkpoint(
         kept_dtype = dtype if key in parameters else torch.float32
         stored = tensor.to(kept_dtype) if tensor.is_floating_point() else tensor
         if not stored.isfinite().all():
-            raise CheckpointError(
-                f"{path} was not written: {key} has values that are not finite as {kept_dtype}"
-            )
+            raise CheckpointError(f"{path} was not written: {key} has values that are not finite as {kept_dtype}")
         tensors[key] = stored.detach().cpu().contiguous()
     partial = path.with_name(path.name + ".partial")
     facts = {"model": model.name, "anymask": __version__, **(metadata or {})}

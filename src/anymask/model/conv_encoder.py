@@ -35,9 +35,7 @@ class ConvEncoder(nn.Module):
     stride = 16
     skip_channels: tuple[int, ...] = ()
 
-    def __init__(
-        self, *, widths: tuple[int, ...] = (32, 64, 128, 256), blocks: int = 2, embed_dim: int = 256
-    ) -> None:
+    def __init__(self, *, widths: tuple[int, ...] = (32, 64, 128, 256), blocks: int = 2, embed_dim: int = 256) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         stages: list[nn.Module] = []

@@ -30,8 +30,8 @@ class ImageFeatures:
     def __getitem__(self, images: slice | Tensor) -> ImageFeatures:
         return ImageFeatures(self.embedding[images], tuple(skip[images] for skip in self.skips))
 
-    def to(self, *args: torch.device | torch.dtype | str) -> ImageFeatures:
-        return ImageFeatures(self.embedding.to(*args), tuple(skip.to(*args) for skip in self.skips))
+    def to(self, device: torch.device, dtype: torch.dtype) -> ImageFeatures:
+        return ImageFeatures(self.embedding.to(device, dtype), tuple(skip.to(device, dtype) for skip in self.skips))
 
 
 @runtime_checkable
@@ -40,9 +40,15 @@ class ImageEncoder(Protocol):
 
     stride: int
     embed_dim: int
-    skip_channels: tuple[int, ...]  # coarse to fine; empty where the encoder gives none
 
-    def __call__(self, pixels: Tensor) -> ImageFeatures: ...
+    @property
+    def skip_channels(self) -> tuple[int, ...]:
+        """Channels of the skip maps, coarse to fine; empty where the encoder gives none."""
+        ...
+
+    def __call__(self, pixels: Tensor) -> ImageFeatures:
+        """Normalised pixels (B, 3, H, W) to features."""
+        ...
 
 
 class PatchEmbed(nn.Module):

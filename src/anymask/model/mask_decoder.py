@@ -53,8 +53,8 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """All M masks of B prompts.
 
-        features of I images; image_pe (C, h, w); prompt_tokens (B, N, C); token_mask (B, N), False at padding; image_index (B,) says which image each prompt belongs to (None: one
-        image for all, or one each).
+        features of I images; image_pe (C, h, w); prompt_tokens (B, N, C); token_mask (B, N), False at padding;
+        image_index (B,) says which image each prompt belongs to (None: one image for all, or one each).
         Returns mask logits (B, M, 4h, 4w) and predicted IoU (B, M).
         """
         batch = prompt_tokens.shape[0]

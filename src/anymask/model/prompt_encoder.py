@@ -146,9 +146,7 @@ class PromptEncoder(nn.Module):
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(
-                1 + NUM_PROMPT_MAPS * self.has_prompt_maps, mask_channels // 4, kernel_size=2, stride=2
-            ),
+            nn.Conv2d(1 + NUM_PROMPT_MAPS * self.has_prompt_maps, mask_channels // 4, kernel_size=2, stride=2),
             LayerNorm2d(mask_channels // 4),
             nn.GELU(),
             nn.Conv2d(mask_channels // 4, mask_channels, kernel_size=2, stride=2),
@@ -168,7 +166,8 @@ class PromptEncoder(nn.Module):
         """
         tokens = self.pe_layer(positions_xy)
         is_point = (labels >= PointLabel.BACKGROUND)[..., None]
-        kinds = torch.cat([self.not_a_point_embed.weight, *[e.weight for e in self.point_embeddings]])
+        embeddings = [self.not_a_point_embed, *self.point_embeddings]
+        kinds = torch.cat([embedding.get_parameter("weight") for embedding in embeddings])
         # Row 0 is "not a point", 1 to 4 the four kinds; padding takes row 0 too, no token will look at it.
         kind = kinds[(labels + 1).clamp(min=0)]
         tokens = tokens * is_point + kind
@@ -207,4 +206,3 @@ class PromptEncoder(nn.Module):
 def normalise_positions(points_xy: Tensor, input_size: int) -> Tensor:
     """Model pixels to [0, 1] of the model's square, taken at the pixel centre as in the reference."""
     return (points_xy + 0.5) / input_size
-

@@ -129,9 +129,7 @@ class Segmenter(nn.Module):
             prompts.image_index,
         )
 
-    def _click_features(
-        self, features: ImageFeatures, prompts: PromptBatch, input_hw: tuple[int, ...]
-    ) -> Tensor:
+    def _click_features(self, features: ImageFeatures, prompts: PromptBatch, input_hw: tuple[int, ...]) -> Tensor:
         assert self.prompt_encoder.click_features is not None
         size_xy = prompts.points_xy.new_tensor([input_hw[1], input_hw[0]])
         image_index = prompts.image_index

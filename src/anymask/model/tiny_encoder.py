@@ -83,8 +83,9 @@ class SkipProjection(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(nn.Conv2d(in_channels, out_channels, 1), LayerNorm2d(out_channels))
-        nn.init.constant_(self[1].weight, 0.2)
+        norm = LayerNorm2d(out_channels)
+        nn.init.constant_(norm.weight, 0.2)
+        super().__init__(nn.Conv2d(in_channels, out_channels, 1), norm)
 
 
 class TinyEncoder(nn.Module):
@@ -96,7 +97,7 @@ class TinyEncoder(nn.Module):
         self,
         *,
         embed_dim: int = 192,
-        skip_channels: tuple[int, int] = (48, 24),
+        skip_channels: tuple[int, ...] = (48, 24),
         num_global_blocks: int = 3,
         num_heads: int = 6,
         drop_path: float = 0.0,
@@ -108,14 +109,14 @@ class TinyEncoder(nn.Module):
         self.stages = nn.ModuleList()
         channels = 32
         num_blocks = sum(stage[0] for stage in STAGES)
+        num_built = 0
         for blocks, kernel, stride, expansion, out_channels in STAGES:
             stage = nn.Sequential()
             for index in range(blocks):
-                rate = drop_path * sum(len(s) for s in self.stages) / num_blocks
+                rate = drop_path * num_built / num_blocks
+                num_built += 1
                 stage.append(
-                    InvertedResidual(
-                        channels, out_channels, kernel, stride if index == 0 else 1, expansion, rate
-                    )
+                    InvertedResidual(channels, out_channels, kernel, stride if index == 0 else 1, expansion, rate)
                 )
                 channels = out_channels
             self.stages.append(stage)
@@ -150,7 +151,7 @@ def start_from_efficientnet_lite0(encoder: TinyEncoder, state: dict[str, Tensor]
     pixels scaled to [-1, 1].
     """
     _copy_folded(encoder.stem, state, "_conv_stem", "_bn0")
-    blocks = [block for stage in encoder.stages for block in stage]
+    blocks = [module for module in encoder.modules() if isinstance(module, InvertedResidual)]
     for index, block in enumerate(blocks):
         prefix = f"_blocks.{index}."
         if block.expand is not None:

@@ -75,13 +75,9 @@ class TwoWayLayer(nn.Module):
         tokens = self.norm1(tokens)
 
         image_keys = image + image_pe
-        tokens = self.norm2(
-            tokens + self.cross_attn_token_to_image(tokens + token_pe, image_keys, image)
-        )
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image_keys, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(
-            image + self.cross_attn_image_to_token(image_keys, tokens + token_pe, tokens, token_mask)
-        )
+        image = self.norm4(image + self.cross_attn_image_to_token(image_keys, tokens + token_pe, tokens, token_mask))
         return tokens, image
 
 
@@ -113,9 +109,7 @@ class TwoWayTransformer(nn.Module):
             )
             for index in range(depth)
         )
-        self.final_attn_token_to_image = Attention(
-            embedding_dim, num_heads, attention_downsample_rate, dropout
-        )
+        self.final_attn_token_to_image = Attention(embedding_dim, num_heads, attention_downsample_rate, dropout)
         self.norm_final_attn = nn.LayerNorm(embedding_dim)
 
     def forward(

@@ -138,13 +138,10 @@ def _find_weights(
     )
 
 
-def _name_from_file(
-    path: Path, checkpoint: str | Path | None
-) -> tuple[str, str | Path | Mapping[str, Tensor]]:
+def _name_from_file(path: Path, checkpoint: str | Path | None) -> tuple[str, str | Path | Mapping[str, Tensor]]:
     if checkpoint is not None or not (path.exists() or path.suffix or len(path.parts) > 1):
         raise CheckpointError(
-            f"model {str(path)!r} is not known; allowed are {', '.join(BUILDERS)}, "
-            "or the path of a checkpoint alone"
+            f"model {str(path)!r} is not known; allowed are {', '.join(BUILDERS)}, or the path of a checkpoint alone"
         )
     name = read_metadata(path).get("model")
     if name in BUILDERS:

@@ -46,23 +46,17 @@ class Crop:
         return padded
 
 
-def draw_crop(
-    size_hw: tuple[int, int], crop_size: int, augmentation: Augmentation, rng: np.random.Generator
-) -> Crop:
+def draw_crop(size_hw: tuple[int, int], crop_size: int, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
     """A random window; at scale 1 without jitter the whole image, its longest side resized to `crop_size`."""
     height, width = size_hw
     low, high = augmentation.scale_range
     scale = np.exp(rng.uniform(np.log(low), np.log(high))) * crop_size / max(height, width)
     aspect = np.exp(rng.uniform(-augmentation.aspect_jitter, augmentation.aspect_jitter) / 2)
     scale_y, scale_x = scale / aspect, scale * aspect
-    window_h, window_w = (
-        max(1, min(side, round(crop_size / s))) for side, s in ((height, scale_y), (width, scale_x))
-    )
+    window_h, window_w = (max(1, min(side, round(crop_size / s))) for side, s in ((height, scale_y), (width, scale_x)))
     y0 = int(rng.integers(height - window_h + 1))
     x0 = int(rng.integers(width - window_w + 1))
-    target_hw = tuple(
-        max(1, min(crop_size, round(side * s))) for side, s in ((window_h, scale_y), (window_w, scale_x))
-    )
+    target_hw = tuple(max(1, min(crop_size, round(side * s))) for side, s in ((window_h, scale_y), (window_w, scale_x)))
     is_flipped = augmentation.flip and bool(rng.random() < 0.5)
     return Crop(x0, y0, x0 + window_w, y0 + window_h, (target_hw[0], target_hw[1]), crop_size, is_flipped)
 

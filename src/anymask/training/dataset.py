@@ -121,9 +121,7 @@ def _overlaps(box_xywh: tuple[float, ...], window_xyxy: tuple[int, int, int, int
     return x < x1 and x + width > x0 and y < y1 and y + height > y0
 
 
-def training_batches(
-    config: TrainConfig, first_step: int, rank: int, world_size: int
-) -> DataLoader[TrainingBatch]:
+def training_batches(config: TrainConfig, first_step: int, rank: int, world_size: int) -> DataLoader[TrainingBatch]:
     """Batches of the steps from `first_step` on, prepared ahead by `config.workers` processes."""
     dataset = BatchDataset(config, rank, world_size)
     workers = min(config.workers, os.cpu_count() or 1)

@@ -24,7 +24,7 @@ def export_best(run_folder: Path, destination: Path, *, only_if_better: bool = T
     if only_if_better and destination.exists():
         shipped = float(read_metadata(destination).get("validation_score", "-inf"))
         if shipped >= best["score"]:
-            return f"left {destination} alone: it scores {shipped:.4f} on the held-out part, the run {best['score']:.4f}"
+            return f"left {destination} alone: held-out score {shipped:.4f}, the run's {best['score']:.4f}"
     model = build_model(config["model"])
     load_checkpoint(model, run_folder / "best.safetensors")
     metadata = {"validation_score": f"{best['score']:.6f}", "validation": json.dumps(best)}

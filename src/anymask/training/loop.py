@@ -187,9 +187,7 @@ def save(
     os.replace(partial, run_folder / "last.pt")
 
 
-def validate_averaged(
-    segmenter: Segmenter, averaged: AveragedWeights, config: TrainConfig
-) -> dict[str, float]:
+def validate_averaged(segmenter: Segmenter, averaged: AveragedWeights, config: TrainConfig) -> dict[str, float]:
     """Validation scores of the averaged weights (of the plain ones where the recipe keeps no average)."""
     if not averaged.decay:
         return validate(segmenter, config)
@@ -200,9 +198,7 @@ def validate_averaged(
     return scores
 
 
-def keep_best(
-    run_folder: Path, averaged: AveragedWeights, scores: dict[str, float], best: float, step: int
-) -> float:
+def keep_best(run_folder: Path, averaged: AveragedWeights, scores: dict[str, float], best: float, step: int) -> float:
     """Write the averaged weights when they score higher than any before."""
     if not scores["score"] > best:
         return best

@@ -18,9 +18,7 @@ def tiny(data: Path) -> TrainConfig:
     Sources are drawn by about the square root of their size, everyday photographs twice ("measured" on a prototype).
     """
     weights = {"coco": 34, "bsds500": 33, "ccp": 18, "camvid": 10, "dsb2018": 12, "cats": 13}
-    sources = tuple(
-        DataSource(str(data / name / "train"), weight, f"{name}/train") for name, weight in weights.items()
-    )
+    sources = tuple(DataSource(str(data / name / "train"), weight, f"{name}/train") for name, weight in weights.items())
     return TrainConfig(
         model="tiny",
         sources=sources,
