@@ -8,10 +8,10 @@ from made_up import annotated_images
 from anymask.data.annotated import (
     AnnotatedImage,
     Problems,
-    RawRecord,
-    build_records,
     check_stated,
+    number_records,
     parse_facts,
+    raw_record,
     whole_ids,
 )
 from anymask.errors import DataError
@@ -22,10 +22,12 @@ from anymask.records import MaskRecord, with_parents
 @given(annotated_images())
 def test_facts_come_back_from_their_own_words(image):
     raw = [
-        RawRecord(record.id, record.segmentation, parse_facts(record.to_sa1b(), ["id", "segmentation", "area", "bbox"]))
+        raw_record(
+            record.id, record.segmentation, parse_facts(record.to_sa1b(), ["id", "segmentation", "area", "bbox"])
+        )
         for record in image.records
     ]
-    assert build_records(raw, Problems(), "here") == image.records
+    assert number_records(raw, Problems(), "here") == image.records
 
 
 def test_a_record_knows_its_area_box_and_mask():
@@ -47,7 +49,9 @@ def test_a_record_knows_its_area_box_and_mask():
 
 
 def test_extra_keys_never_overrule_the_record():
-    record = MaskRecord.from_mask(1, np.ones((2, 2)), extra={"area": 5, "category": "dog", "note": 1}, category="cat")
+    record = MaskRecord.from_mask(
+        1, np.ones((2, 2), bool), extra={"area": 5, "category": "dog", "note": 1}, category="cat"
+    )
     entry = record.to_sa1b()
     assert (entry["area"], entry["category"], entry["note"]) == (4, "cat", 1)
 
@@ -61,13 +65,13 @@ def test_parents_are_found_by_id():
 def test_ids_stay_or_are_numbered():
     assert whole_ids([5, 3]) == [5, 3]
     assert whole_ids([5, 5]) == whole_ids(["a", 2]) == whole_ids([None, True]) == [1, 2]
-    code = encode_rle(np.ones((1, 1)))
-    raw = [RawRecord("w", code, {}), RawRecord("p", code, {"parent_id": "w"})]
-    assert [(record.id, record.parent_id) for record in build_records(raw, Problems(), "x")] == [(1, None), (2, 1)]
+    code = encode_rle(np.ones((1, 1), bool))
+    raw = [raw_record("w", code, {}), raw_record("p", code, {"parent_id": "w"})]
+    assert [(record.id, record.parent_id) for record in number_records(raw, Problems(), "x")] == [(1, None), (2, 1)]
 
 
 def test_plain_runs_become_text():
-    (record,) = build_records([RawRecord(1, {"size": [2, 2], "counts": [1, 2, 1]}, {})], Problems(), "x")
+    (record,) = number_records([raw_record(1, {"size": [2, 2], "counts": [1, 2, 1]}, {})], Problems(), "x")
     assert record.segmentation == encode_rle(np.array([[0, 1], [1, 0]]))
 
 
@@ -78,7 +82,7 @@ def test_file_names_stay_inside(name):
 
 
 def test_records_have_the_images_size():
-    record = MaskRecord.from_mask(3, np.ones((2, 3)))
+    record = MaskRecord.from_mask(3, np.ones((2, 3), bool))
     assert AnnotatedImage("x/y.b.jpg", (2, 3), (record,)).stem == "y.b"
     with pytest.raises(DataError, match="mask 3"):
         AnnotatedImage("x.jpg", (3, 2), (record,))
@@ -106,26 +110,27 @@ def test_facts_of_the_wrong_kind_are_refused(entry):
 
 def test_problems_are_raised_or_collected():
     code = {"size": [2, 2], "counts": "04"}
-    raw = [
-        RawRecord(1, code, {"parent_id": 9}),
-        RawRecord(1, {"size": [2, 2], "counts": "1"}, {}),
-        RawRecord([2], code, {}),
-    ]
-    with pytest.raises(DataError, match="x.json: several masks have the same id"):
-        build_records(raw, Problems(), "x.json")
+    raw = [raw_record(1, code, {"parent_id": 9}), raw_record(1, code, {}), raw_record([2], code, {})]
+    with pytest.raises(DataError, match="here: several masks have the same id"):
+        number_records(raw, Problems(), "here")
     problems = Problems(collect=True)
-    assert [record.area for record in build_records(raw, problems, "x.json")] == [4]
-    assert [line.split(": ")[1] for line in problems.found] == [
-        "several masks have the same id; allowed",
-        "mask 1",
-        "mask 1",
+    assert [record.id for record in number_records(raw, problems, "here")] == [1, 2, 3]
+    assert [line.split(";")[0] for line in problems.found] == [
+        "here: several masks have the same id",
+        "here: mask 1: parent_id is 9",
     ]
-    assert "parent_id is 9" in problems.found[1]
-    assert "add up" in problems.found[2]
+
+
+def test_broken_codes_are_refused():
+    for counts in ("1", [5], None):
+        with pytest.raises(DataError, match="rle counts"):
+            raw_record(1, {"size": [2, 2], "counts": counts}, {})
+    with pytest.raises(DataError, match="rle counts"):
+        raw_record(1, {"size": [2, 2]}, {})
 
 
 def test_stated_numbers_are_compared():
-    record = MaskRecord.from_mask(1, np.ones((4, 5)))
+    record = MaskRecord.from_mask(1, np.ones((4, 5), bool))
     check_stated(20, (0, 0, 5, 4), record)
     check_stated(20, (0, 0, 4, 3), record)  # to the last pixel, as the reference measures
     check_stated(18, (0, 0, 5, 4), record, area_slack=2)

@@ -81,12 +81,12 @@ def test_a_label_map_alone_shows_what_is_visible(tmp_path, image, photo):
     np.testing.assert_array_equal(found.records[1].mask, photo.masks_khw[0])
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "I;16", "I"])
+@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
 def test_a_label_map_from_elsewhere(tmp_path, mode):
-    values = np.array([[0, 7, 7], [200, 0, 7]], dtype={"I;16": np.uint16, "I": np.int32}.get(mode, np.uint8))
+    values = np.array([[0, 7, 7], [200, 0, 7]], dtype=np.uint16 if mode == "I;16" else np.uint8)
     picture = Image.fromarray(values)
     if mode == "P":
-        picture.putpalette([0, 0, 0, 255, 0, 0])
+        picture.putpalette([value for value in range(256) for _ in range(3)])
     picture.save(tmp_path / "x.labels.png")
     (image,) = read_png(tmp_path)
     assert (image.file_name, image.size_hw, image.image_path) == ("x.png", (2, 3), None)
@@ -151,6 +151,7 @@ def test_scores_are_written_and_sizes_checked(tmp_path, image, photo):
     plain, written = (np.array(Image.open(tmp_path / f"{scores}.png")) for scores in (False, True))
     assert (plain != written).any()
     write_overlay(tmp_path / "a.jpg", scored, photo.image)
-    assert Image.open(tmp_path / "a.jpg").format == "JPEG"
+    with Image.open(tmp_path / "a.jpg") as overlay:
+        assert overlay.format == "JPEG"
     with pytest.raises(DataError, match=r"\(60, 160\)"):
         write_overlay(tmp_path / "b.png", scored, photo.image[:60])

@@ -43,8 +43,8 @@ def test_simplified_masks_overlap_the_exact_ones(image, tolerance):
 
 def test_the_widest_images_are_exact_too(tmp_path):
     mask = np.zeros((2, 60_001), dtype=bool)
-    mask[0, 7::11] = mask[1, 3::11] = True
-    image = AnnotatedImage("a.png", mask.shape, (MaskRecord.from_mask(1, mask[:, :60_001]),))
+    mask[0, 7::211] = mask[1, 3::211] = mask[0, -1] = True
+    image = AnnotatedImage("a.png", mask.shape, (MaskRecord.from_mask(1, mask),))
     write_yolo(tmp_path, [image])
     save_pictures(tmp_path / "images", [image])
     (found,) = read_yolo(tmp_path)
@@ -73,7 +73,7 @@ def test_a_written_line_is_what_training_wants(tmp_path):
 
 def test_classes_go_on_where_the_folder_has_some(tmp_path):
     def image(name, category):
-        return AnnotatedImage(name, (2, 2), (MaskRecord.from_mask(1, np.ones((2, 2)), category=category),))
+        return AnnotatedImage(name, (2, 2), (MaskRecord.from_mask(1, np.ones((2, 2), bool), category=category),))
 
     write_yolo(tmp_path, [image("a.jpg", "cat")])
     write_yolo(tmp_path, [image("b.jpg", "dog"), image("c.jpg", None)])
@@ -148,6 +148,6 @@ def test_what_cannot_be_written(tmp_path):
     images = [AnnotatedImage("a.jpg", (2, 2)), AnnotatedImage("a.png", (2, 2))]
     with pytest.raises(DataError, match=r"a\.png and a\.jpg"):
         write_yolo(tmp_path, images)
-    record = MaskRecord.from_mask(1, np.ones((2, 2)), category="two\nlines")
+    record = MaskRecord.from_mask(1, np.ones((2, 2), bool), category="two\nlines")
     with pytest.raises(DataError, match="two"):
         write_yolo(tmp_path, [AnnotatedImage("b.jpg", (2, 2), (record,))])

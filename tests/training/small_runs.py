@@ -42,9 +42,7 @@ def write_scenes(folder: Path) -> Path:
         tiny[0, 50, 50:53] = True
         useless = np.concatenate([np.zeros_like(tiny), tiny, np.ones_like(tiny)])
         Image.fromarray(image).save(folder / f"{index}.png")
-        write_sa1b(
-            folder / f"{index}.json", f"{index}.png", image.shape[:2], np.concatenate([useless, masks])
-        )
+        write_sa1b(folder / f"{index}.json", f"{index}.png", image.shape[:2], np.concatenate([useless, masks]))
     splits = {"scenes": {"train": TRAIN_NAMES, "val": VAL_NAMES}}
     (folder.parent / "splits.json").write_text(json.dumps(splits))
     return folder

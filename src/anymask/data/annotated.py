@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anymask.errors import AnymaskError, DataError
-from anymask.geometry.rle import Rle, decode_rle, encode_rle, rle_size_hw
+from anymask.geometry.rle import Rle, encode_rle, rle_size_hw
 from anymask.records import MaskRecord
 
 # Formats in which every mask has a class write this where none is known, and read it back as none.
@@ -72,7 +72,8 @@ class Problems:
         try:
             yield
         except AnymaskError as error:
-            message = " ".join(f"{place}: {error}".split())
+            named = str(error).startswith(str(place))  # by a block within this one
+            message = " ".join((str(error) if named else f"{place}: {error}").split())
             if not self.collect:
                 raise DataError(message) from error
             self.found.append(message)
@@ -80,11 +81,23 @@ class Problems:
 
 @dataclass(frozen=True)
 class RawRecord:
-    """A mask as a file has it: its id (anything, None for none), its code and its facts by `parse_facts`."""
+    """A record as a file has it: its id and its parent's (anything, None for none) are still to be settled."""
 
     id: Any
-    rle: Rle
-    facts: dict[str, Any]
+    parent_id: Any
+    record: MaskRecord
+
+
+def raw_record(id: Any, rle: Rle, facts: Mapping[str, Any]) -> RawRecord:
+    """A record of a code and the facts of `parse_facts`; plain runs become text.
+
+    Raises DataError when the code is broken.
+    """
+    own = {name: value for name, value in facts.items() if name != "parent_id"}
+    record = MaskRecord.from_rle(0, rle, **own)
+    if not isinstance(rle["counts"], str):
+        record = replace(record, segmentation=encode_rle(record.mask))
+    return RawRecord(id, facts.get("parent_id"), record)
 
 
 def parse_facts(entry: Mapping[str, Any], own_keys: Collection[str]) -> dict[str, Any]:
@@ -108,34 +121,29 @@ def parse_facts(entry: Mapping[str, Any], own_keys: Collection[str]) -> dict[str
         facts["category"] = entry["category"]
     if entry.get("parent_id") is not None:
         facts["parent_id"] = entry["parent_id"]
-    facts["extra"] = {
-        key: value for key, value in entry.items() if key not in _FACT_KEYS and key not in own_keys
-    }
+    facts["extra"] = {key: value for key, value in entry.items() if key not in _FACT_KEYS and key not in own_keys}
     return facts
 
 
-def build_records(raw: Sequence[RawRecord], problems: Problems, place: str | Path) -> tuple[MaskRecord, ...]:
+def number_records(raw: Sequence[RawRecord], problems: Problems, place: str | Path) -> tuple[MaskRecord, ...]:
     """The records of one image, their ids made distinct whole numbers and parents following them.
 
-    Ids stay when they are that already; otherwise the masks are numbered from 1 in their order. Codes with
-    plain runs are written as text. A code that is broken, an id that comes twice and a parent that is not
-    there go to `problems`.
+    Ids stay when they are that already; otherwise the masks are numbered from 1 in their order. An id that
+    comes twice and a parent that is not there go to `problems`.
     """
     ids = whole_ids([entry.id for entry in raw])
+    named = [entry for entry in raw if entry.id is not None]
     new_id_of = {_key(entry.id): new for entry, new in zip(raw, ids, strict=True) if entry.id is not None}
-    if len(new_id_of) != sum(entry.id is not None for entry in raw):
-        with problems.at(place):
+    with problems.at(place):
+        if len(new_id_of) != len(named):
             raise DataError("several masks have the same id; allowed: each its own")
     records = []
     for entry, new_id in zip(raw, ids, strict=True):
-        facts = dict(entry.facts)
+        parent_id = None if entry.parent_id is None else new_id_of.get(_key(entry.parent_id))
         with problems.at(f"{place}: mask {new_id if entry.id is None else entry.id}"):
-            parent = facts.pop("parent_id", None)
-            if parent is not None and _key(parent) not in new_id_of:
-                raise DataError(f"parent_id is {parent!r}; allowed: the id of another mask of the image")
-            parent_id = None if parent is None else new_id_of[_key(parent)]
-            rle = entry.rle if isinstance(entry.rle["counts"], str) else encode_rle(decode_rle(entry.rle))
-            records.append(MaskRecord.from_rle(new_id, rle, parent_id=parent_id, **facts))
+            if entry.parent_id is not None and parent_id is None:
+                raise DataError(f"parent_id is {entry.parent_id!r}; allowed: the id of another mask of the image")
+        records.append(replace(entry.record, id=new_id, parent_id=parent_id))
     return tuple(records)
 
 
@@ -156,12 +164,12 @@ def check_stated(
     One pixel for boxes: the reference's generator measures width and height to the last pixel instead of past
     it, and SA-1B's files follow it.
     """
-    if abs(area - record.area) > area_slack:
+    if not abs(area - record.area) <= area_slack:  # also true of NaN
         raise DataError(f"area is {area:g}; the mask has {record.area} pixels")
     x, y, width, height = bbox_xywh
     own_x, own_y, own_width, own_height = record.bbox_xywh
     sides = (x - own_x, y - own_y, x + width - own_x - own_width, y + height - own_y - own_height)
-    if not max(abs(side) for side in sides) <= 1.0:
+    if not all(abs(side) <= 1 for side in sides):
         raise DataError(f"bbox is {list(bbox_xywh)}; the mask's is {list(record.bbox_xywh)}")
 
 

@@ -20,9 +20,10 @@ from anymask.data.annotated import (
     AnnotatedImage,
     Problems,
     RawRecord,
-    build_records,
     check_stated,
+    number_records,
     parse_facts,
+    raw_record,
     whole_ids,
 )
 from anymask.data.sa1b import read_json, to_json, write_text_atomically
@@ -49,9 +50,7 @@ def read_coco(
     path = find_coco(path)
     content = read_json(path)
     if not is_coco(content):
-        raise DataError(
-            f"{path}: is no COCO instance file; allowed: an object with 'images' and 'annotations'"
-        )
+        raise DataError(f"{path}: is no COCO instance file; allowed: an object with 'images' and 'annotations'")
     names = _category_names(content, path)
     entries_of = _annotations_by_image(content, path, problems)
     folders = [Path(images_dir)] if images_dir is not None else _usual_folders(path)
@@ -70,8 +69,8 @@ def read_coco(
             with problems.at(f"{path}: annotations[{number}]"):
                 raw.append(_parse_annotation(annotation, image.size_hw, names))
                 if problems.collect:
-                    _check_numbers(annotation, raw[-1].rle)
-        records = build_records(raw, problems, f"{path}: {image.file_name}")
+                    _check_numbers(annotation, raw[-1].record)
+        records = number_records(raw, problems, f"{path}: {image.file_name}")
         yield AnnotatedImage(image.file_name, image.size_hw, records, image.image_path, image.image_id)
 
 
@@ -168,7 +167,7 @@ def _category_names(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     names = {}
     categories = content.get("categories", [])
     for index, category in enumerate(categories if isinstance(categories, list) else [categories]):
-        if not isinstance(category, dict) or not {"id", "name"} <= set(category):
+        if not isinstance(category, dict) or "name" not in category or not isinstance(category.get("id"), int):
             raise DataError(f"{path}: categories[{index}] is {category!r}; allowed: an id and a name")
         names[category["id"]] = str(category["name"])
     return names
@@ -200,10 +199,11 @@ def _parse_annotation(entry: dict[str, Any], size_hw: tuple[int, int], names: di
         raise DataError(f"category_id is {category_id!r}; allowed: the id of a category")
     rle = _segmentation_rle(entry.get("segmentation"), size_hw)
     facts = parse_facts(entry, _OWN_KEYS)
-    facts["category"] = None if (name := names.get(category_id)) == UNNAMED else name  # type: ignore[arg-type]
+    name = names.get(category_id) if isinstance(category_id, int) else None
+    facts["category"] = None if name == UNNAMED else name
     if not entry.get("iscrowd"):
         facts["extra"].pop("iscrowd", None)
-    return RawRecord(entry.get("id"), rle, facts)
+    return raw_record(entry.get("id"), rle, facts)
 
 
 def _segmentation_rle(shape: Any, size_hw: tuple[int, int]) -> Rle:
@@ -224,9 +224,8 @@ def _segmentation_rle(shape: Any, size_hw: tuple[int, int]) -> Rle:
     return polygons_to_rle(rings, size_hw)
 
 
-def _check_numbers(entry: Mapping[str, Any], rle: Rle) -> None:
+def _check_numbers(entry: Mapping[str, Any], record: MaskRecord) -> None:
     """Compare the stated area and box with the mask's; a polygon's box is that of its corners."""
-    record = MaskRecord.from_rle(0, rle)
     try:
         area = float(entry.get("area", record.area))
         x, y, width, height = (float(number) for number in entry.get("bbox", record.bbox_xywh))

@@ -13,13 +13,22 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from anymask.data.annotated import UNNAMED, AnnotatedImage, Problems, RawRecord, build_records, parse_facts
+from anymask.data.annotated import (
+    UNNAMED,
+    AnnotatedImage,
+    Problems,
+    RawRecord,
+    number_records,
+    parse_facts,
+    raw_record,
+)
 from anymask.data.images import image_size_hw
 from anymask.data.sa1b import distinct_stems, read_json, to_json, write_text_atomically
 from anymask.errors import DataError
@@ -64,10 +73,15 @@ def write_labelme(folder: str | Path, images: Iterable[AnnotatedImage], toleranc
     folder.mkdir(parents=True, exist_ok=True)
     for image in distinct_stems(images):
         path = folder / f"{image.stem}.json"
+        written = {record.id for record in image.records if record.area}
+        shapes: list[dict[str, Any]] = []
+        for record in image.records:
+            parent_id = record.parent_id if record.parent_id in written else None
+            shapes += _shapes(replace(record, parent_id=parent_id), tolerance)
         content: dict[str, Any] = {
             "version": VERSION,
             "flags": {},
-            "shapes": [shape for record in image.records for shape in _shapes(record, tolerance)],
+            "shapes": shapes,
             "imagePath": image.flat_name,
             "imageData": None,
             "imageHeight": image.size_hw[0],
@@ -120,9 +134,8 @@ def _read_image(
     picture = next((place for place in places if place.is_file()), None)
     sides = [content.get("imageHeight"), content.get("imageWidth")]
     if None in sides and picture is not None:
-        size_hw = image_size_hw(picture)
-    else:
-        size_hw = rle_size_hw({"size": sides})
+        sides = list(image_size_hw(picture))
+    size_hw = rle_size_hw({"size": sides})
     masks: dict[Any, dict[str, Any]] = {}
     for index, shape in enumerate(content["shapes"]):
         with problems.at(f"{path}: shapes[{index}]"):
@@ -136,7 +149,7 @@ def _read_image(
             else:
                 masks[key] = {"id": group, "mask": mask, "facts": _facts(shape)}
     raw = _raw_records(list(masks.values()))
-    return AnnotatedImage(name, size_hw, build_records(raw, problems, path), picture)
+    return AnnotatedImage(name, size_hw, number_records(raw, problems, path), picture)
 
 
 def _facts(shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +169,7 @@ def _raw_records(masks: list[dict[str, Any]]) -> list[RawRecord]:
             free += 1
             mask_id = free
         used.add(mask_id)
-        raw.append(RawRecord(mask_id, encode_rle(entry["mask"]), entry["facts"]))
+        raw.append(raw_record(mask_id, encode_rle(entry["mask"]), entry["facts"]))
     return raw
 
 

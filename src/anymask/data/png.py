@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anymask.data.annotated import AnnotatedImage, Problems, RawRecord, build_records, parse_facts
+from anymask.data.annotated import AnnotatedImage, Problems, number_records, parse_facts, raw_record
 from anymask.data.images import IMAGE_SUFFIXES
 from anymask.data.sa1b import (
     distinct_stems,
@@ -82,18 +82,14 @@ def write_png(folder: str | Path, images: Iterable[AnnotatedImage]) -> None:
         write_text_atomically(path, to_json(path, _table(image)))
 
 
-def write_overlay(
-    path: str | Path, image: AnnotatedImage, pixels_hwc: np.ndarray, scores: bool = False
-) -> None:
+def write_overlay(path: str | Path, image: AnnotatedImage, pixels_hwc: np.ndarray, scores: bool = False) -> None:
     """Draw the masks over the picture (H, W, 3) uint8, as a file whose suffix says the format.
 
     A mask's colour goes by its id and so stays when others come or go. `scores` writes predicted IoUs on
     them. Raises DataError when the picture has another size.
     """
     if pixels_hwc.shape[:2] != image.size_hw:
-        raise DataError(
-            f"pixels_hwc is {pixels_hwc.shape[:2]}; allowed: the size of the masks, {image.size_hw}"
-        )
+        raise DataError(f"pixels_hwc is {pixels_hwc.shape[:2]}; allowed: the size of the masks, {image.size_hw}")
     texts = None
     if scores:
         ious = [record.predicted_iou for record in image.records]
@@ -122,9 +118,7 @@ def png_stems(folder: Path) -> list[str]:
     """The names, without suffixes, of images that have a label map or a table of masks in a folder."""
     suffixes = (LABELS_SUFFIX, TABLE_SUFFIX)
     names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-    return sorted(
-        {name.removesuffix(suffix) for name in names for suffix in suffixes if name.endswith(suffix)}
-    )
+    return sorted({name.removesuffix(suffix) for name in names for suffix in suffixes if name.endswith(suffix)})
 
 
 def _table(image: AnnotatedImage) -> dict[str, Any]:
@@ -158,7 +152,7 @@ def _read_image(folder: Path, stem: str, images_dir: Path, problems: Problems) -
         for row in rows:
             path = singles / f"{row['label']:05d}.png"
             with problems.at(path):
-                raw.append(RawRecord(row.get("id"), _mask_rle(path, size_hw), parse_facts(row, _OWN_KEYS)))
+                raw.append(raw_record(row.get("id"), _mask_rle(path, size_hw), parse_facts(row, _OWN_KEYS)))
     else:
         labels = _read_labels(folder / f"{stem}{LABELS_SUFFIX}")
         size_hw = (labels.shape[0], labels.shape[1])
@@ -167,11 +161,11 @@ def _read_image(folder: Path, stem: str, images_dir: Path, problems: Problems) -
         raw = []
         for value in values:
             row = row_of.get(value, {"id": value})
-            raw.append(RawRecord(row.get("id"), encode_rle(labels == value), parse_facts(row, _OWN_KEYS)))
+            raw.append(raw_record(row.get("id"), encode_rle(labels == value), parse_facts(row, _OWN_KEYS)))
     stated = table["image"].get("file_name") if table else None
     picture = _find_picture(images_dir, stem, stated)
     name = stated or (picture.name if picture else f"{stem}.png")
-    records = build_records(raw, problems, table_path)
+    records = number_records(raw, problems, table_path)
     return AnnotatedImage(name, size_hw, records, picture, table["image"].get("image_id") if table else None)
 
 

@@ -20,15 +20,14 @@ import numpy as np
 from anymask.data.annotated import (
     AnnotatedImage,
     Problems,
-    RawRecord,
-    build_records,
     check_stated,
+    number_records,
     parse_facts,
+    raw_record,
 )
 from anymask.data.images import read_image
 from anymask.errors import DataError
 from anymask.geometry.rle import Rle, decode_rles, encode_rles, rle_area, rle_size_hw, rle_to_box_xywh
-from anymask.records import MaskRecord
 
 SA1B_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _OWN_KEYS = ("id", "segmentation", "area", "bbox")
@@ -62,9 +61,7 @@ class Sample:
         """HxWx3 uint8 RGB. Raises ImageError when unreadable, DataError when its size is not `size_hw`."""
         image = read_image(self.image_path)
         if image.shape[:2] != self.size_hw:
-            raise DataError(
-                f"{self.json_path}: image size is {self.size_hw} (h, w); the file has {image.shape[:2]}"
-            )
+            raise DataError(f"{self.json_path}: image size is {self.size_hw} (h, w); the file has {image.shape[:2]}")
         return image
 
     def masks_khw(self) -> np.ndarray:
@@ -191,9 +188,7 @@ def distinct_stems(images: Iterable[AnnotatedImage]) -> Iterator[AnnotatedImage]
     seen: dict[str, str] = {}
     for image in images:
         if image.stem in seen:
-            raise DataError(
-                f"{image.file_name} and {seen[image.stem]} would share one file; allowed: distinct stems"
-            )
+            raise DataError(f"{image.file_name} and {seen[image.stem]} would share one file; allowed: distinct stems")
         seen[image.stem] = image.file_name
         yield image
 
@@ -318,15 +313,14 @@ def _read_annotated(
     for index, entry in enumerate(content["annotations"]):
         with problems.at(f"{json_path}: annotations[{index}]"):
             annotation = _parse_annotation(entry, index, size_hw)
-            raw.append(RawRecord(annotation.id, annotation.rle, parse_facts(entry, _OWN_KEYS)))
+            raw.append(raw_record(annotation.id, annotation.rle, parse_facts(entry, _OWN_KEYS)))
             if problems.collect:
-                record = MaskRecord.from_rle(0, annotation.rle)
-                check_stated(annotation.area, annotation.bbox_xywh, record)
+                check_stated(annotation.area, annotation.bbox_xywh, raw[-1].record)
     image_id = content["image"].get("image_id")
     return AnnotatedImage(
         file_name=picture.name if picture else stated or json_path.stem,
         size_hw=size_hw,
-        records=build_records(raw, problems, json_path),
+        records=number_records(raw, problems, json_path),
         image_path=picture,
         image_id=image_id if isinstance(image_id, int | str) else None,
     )

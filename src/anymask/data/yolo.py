@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from anymask.data.annotated import UNNAMED, AnnotatedImage, Problems, RawRecord, build_records
+from anymask.data.annotated import UNNAMED, AnnotatedImage, Problems, number_records, raw_record
 from anymask.data.images import image_size_hw, list_images
 from anymask.data.sa1b import write_text_atomically
 from anymask.errors import DataError
@@ -136,8 +136,8 @@ def _read_labels(
             if names and class_index not in names:
                 raise DataError(f"class is {class_index}; allowed: one of the {len(names)} that are named")
             name = names.get(class_index, str(class_index))
-            raw.append(RawRecord(None, rle, {"category": None if name == UNNAMED else name}))
-    return build_records(raw, problems, path)
+            raw.append(raw_record(None, rle, {"category": None if name == UNNAMED else name}))
+    return number_records(raw, problems, path)
 
 
 def _parse_line(line: str, size_hw: tuple[int, int]) -> tuple[int, Rle]:

@@ -263,6 +263,7 @@ def save_checkpoint(
     facts = {"model": model.name, "anymask": __version__, **(metadata or {})}
     try:
         save_file(tensors, partial, metadata=facts)
+        partial.chmod(0o644)  # the library makes files that their owner alone can read
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

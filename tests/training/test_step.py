@@ -1,0 +1,163 @@
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_runs import small_config
+
+from anymask.model.registry import build_model
+from anymask.training.clicks import ClickSchedule, Draws
+from anymask.training.dataset import BatchDataset
+from anymask.training.step import TrainingStep, grid_target, upsampled, zero_padding
+
+
+@pytest.fixture(scope="module")
+def config(scenes):
+    return small_config(scenes, images_per_step=2, masks_per_image=4)
+
+
+@pytest.fixture(scope="module")
+def batch(config):
+    return BatchDataset(config, 0, 1)[0]
+
+
+@pytest.fixture
+def segmenter(random_tiny):
+    return deepcopy(random_tiny).requires_grad_(True).train()
+
+
+class Recorder:
+    """Keeps what `decode` was asked and what it answered."""
+
+    def __init__(self, segmenter):
+        self.decode = segmenter.decode
+        self.prompts, self.answers = [], []
+        segmenter.decode = self
+
+    def __call__(self, features, prompts):
+        self.prompts.append(prompts)
+        self.answers.append(self.decode(features, prompts))
+        return self.answers[-1]
+
+
+def test_every_parameter_learns(segmenter, config, batch):
+    loss, curves = TrainingStep(segmenter, config)(batch, Draws(0))
+    loss.backward()
+    assert torch.isfinite(loss)
+    gradients = {name: parameter.grad for name, parameter in segmenter.named_parameters()}
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
+    assert [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()] == []
+    still = {name for name, gradient in gradients.items() if not gradient.abs().max() > 1e-7}
+    # A key's bias shifts all of its scores alike, which the softmax takes out again; of the three ambiguous
+    # outputs only those learn that were the best for some mask.
+    outputs = {name for name in gradients if "output_hypernetworks_mlps" in name}
+    assert {name for name in still - outputs if not name.endswith("k_proj.bias")} == set()
+    learning = {name.split(".")[2] for name in outputs - still}
+    assert "0" in learning
+    assert len(learning) >= 2
+    assert set(curves) == {"loss", "loss_first", "iou_first", "iou_oracle", "iou_last"}
+    assert curves["loss"].item() == loss.item()
+    assert not any(curve.requires_grad for curve in curves.values())
+    assert 0 <= curves["iou_first"] <= curves["iou_oracle"] <= 1
+
+
+def test_a_step_can_be_replayed(segmenter, config, batch):
+    step = TrainingStep(segmenter, config)
+    first, again, other = (step(batch, Draws(seed))[0].item() for seed in (5, 5, 6))
+    assert first == again
+    assert first != other
+
+
+def test_a_step_lowers_the_loss(segmenter, config, batch):
+    step = TrainingStep(segmenter, config)
+    before, _ = step(batch, Draws(0))
+    before.backward()
+    with torch.no_grad():
+        for parameter in segmenter.parameters():
+            parameter.sub_(1e-5 * parameter.grad)
+    after, _ = step(batch, Draws(0))
+    assert after.item() < before.item()
+
+
+def test_the_papers_rounds(segmenter, config, batch):
+    recorder = Recorder(segmenter)
+    config = replace(config, schedule=ClickSchedule(rounds=11, mask_only_rounds=2))
+    with torch.no_grad():
+        TrainingStep(segmenter, config)(batch, Draws(0))
+    assert len(recorder.prompts) == 11
+    first, *later = recorder.prompts
+    assert first.mask_logits is None
+    assert first.points_xy.shape == (8, 2, 2)
+    counts = [prompts.labels.shape[1] - 2 for prompts in recorder.prompts]
+    assert sorted(np.diff(counts).tolist()) == [0, 0] + 8 * [1]
+    assert counts[-1] == counts[-2] == 8  # the last round brings no new point
+
+    for before, after in zip(recorder.prompts, later, strict=False):
+        kept = before.labels.shape[1]
+        assert torch.equal(after.points_xy[:, :kept], before.points_xy)
+        assert torch.equal(after.labels[:, :kept], before.labels)
+
+    # Three answers in the first round, the one predicted to be best goes on; then the single one.
+    logits, ious = recorder.answers[0]
+    best = ious[:, 1:].argmax(dim=1) + 1
+    assert torch.equal(later[0].mask_logits[:, 0], logits[torch.arange(8), best])
+    for (logits, _), after in zip(recorder.answers[1:], later[1:], strict=False):
+        assert torch.equal(after.mask_logits, logits[:, :1])
+
+
+def test_clicks_correct_the_answer_before(segmenter, config, batch):
+    recorder = Recorder(segmenter)
+    with torch.no_grad():
+        TrainingStep(segmenter, replace(config, schedule=ClickSchedule(5, 0)))(batch, Draws(3))
+    for prompts in recorder.prompts[1:]:
+        predicted = upsampled(prompts.mask_logits, 64) > 0
+        x, y = prompts.points_xy[:, -1].long().unbind(1)
+        rows = torch.arange(8)
+        truth = batch.masks[rows, y, x]
+        assert (prompts.labels[:, -1] == truth.long()).all()
+        has_error = (predicted != batch.masks).flatten(1).any(dim=1)
+        assert (predicted[rows, y, x] != truth)[has_error].all()
+
+
+def test_the_single_answer_can_learn_from_ambiguous_prompts(segmenter, config, batch):
+    config = replace(config, schedule=ClickSchedule(1, 0))
+    for weight, learns in ((0.0, False), (0.5, True)):
+        segmenter.zero_grad()
+        loss, _ = TrainingStep(segmenter, replace(config, single_output_weight=weight))(batch, Draws(0))
+        loss.backward()
+        gradient = segmenter.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.grad
+        assert (gradient is not None and bool(gradient.any())) is learns
+
+
+def test_training_pads_as_prediction_does(segmenter, config, batch):
+    """After normalisation, with zeros; a black border would be another picture."""
+    segmenter.input_spec = replace(segmenter.input_spec, longest_side=64)
+    assert (batch.sizes_hw[:, 0] < 64).all()
+    pixels = zero_padding(segmenter.normalise(batch.pixels), batch.sizes_hw)
+    for row, (height, width) in enumerate(batch.sizes_hw.tolist()):
+        image = batch.pixels[row, :, :height, :width].permute(1, 2, 0).numpy()
+        expected, frame = segmenter.preprocess(image)
+        assert frame.resized_hw == (height, width)
+        assert torch.equal(pixels[row : row + 1], expected)
+
+
+def test_targets_are_shares_of_the_grid_cells():
+    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    masks[0, :4, :4] = True
+    masks[0, 4, 4:6] = True
+    assert grid_target(masks, 2).tolist() == [[[1, 0], [0, 2 / 16]]]
+
+
+def test_the_crop_is_seen_where_prediction_would_put_it():
+    logits = torch.tensor([[[[-1.0, 1.0]] * 2]])
+    assert upsampled(logits, 4).tolist() == [[[-1, -0.5, 0.5, 1]] * 4]
+
+
+def test_a_conv_encoder_trains_too(scenes):
+    config = small_config(scenes, model="conv")
+    segmenter = build_model("conv").train()
+    loss, _ = TrainingStep(segmenter, config)(BatchDataset(config, 0, 1)[0], Draws(0))
+    loss.backward()
+    gradients = [parameter.grad for parameter in segmenter.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
