@@ -22,13 +22,16 @@ from anymask.version import __version__
 if TYPE_CHECKING:
     from anymask.data.images import read_image
     from anymask.embedding import ImageEmbedding, encode
+    from anymask.generator import MaskGenerator
     from anymask.model.zoo import load_model
     from anymask.predictor import Predictor
     from anymask.prompts import Prompt
-    from anymask.records import Masks
+    from anymask.records import MaskRecord, Masks
 
 _HOMES = {
     "ImageEmbedding": "anymask.embedding",
+    "MaskGenerator": "anymask.generator",
+    "MaskRecord": "anymask.records",
     "Masks": "anymask.records",
     "Predictor": "anymask.predictor",
     "Prompt": "anymask.prompts",
@@ -45,6 +48,8 @@ __all__ = [
     "EmbeddingError",
     "ImageEmbedding",
     "ImageError",
+    "MaskGenerator",
+    "MaskRecord",
     "Masks",
     "Predictor",
     "Prompt",

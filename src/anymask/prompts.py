@@ -66,10 +66,10 @@ def check_prompt(prompt: Prompt, size_hw: tuple[int, int], logits_hw: tuple[int,
     the decoder was trained with one (`mask_logits` alone go without). Raises `PromptError` naming the
     argument, its value and what is allowed.
     """
-    valid_hw = _checked_mask(prompt.valid_mask, "valid_mask", size_hw)
+    valid_hw = checked_mask(prompt.valid_mask, "valid_mask", size_hw)
     points_xy, labels = _checked_points(prompt.points, prompt.labels, size_hw, valid_hw)
     corners_xy = _checked_box(prompt.box, size_hw)
-    mask_hw = _checked_mask(prompt.mask, "mask", size_hw)
+    mask_hw = checked_mask(prompt.mask, "mask", size_hw)
     logits = _checked_logits(prompt.mask_logits, logits_hw)
     if mask_hw is not None and logits is not None:
         raise PromptError("mask and mask_logits are both given; allowed is one rough mask, either of them")
@@ -156,7 +156,7 @@ def _checked_box(box: ArrayLike | None, size_hw: tuple[int, int]) -> np.ndarray 
     return clipped.reshape(2, 2)
 
 
-def _checked_mask(mask: ArrayLike | None, name: str, size_hw: tuple[int, int]) -> np.ndarray | None:
+def checked_mask(mask: ArrayLike | None, name: str, size_hw: tuple[int, int]) -> np.ndarray | None:
     """An (H, W) bool mask with at least one pixel; 0 to 255 masks are cut at one half."""
     if mask is None:
         return None

@@ -88,11 +88,17 @@ def _tint(
 
 
 def _outline(picture: np.ndarray, mask_hw: np.ndarray, colour: np.ndarray, line: int) -> None:
-    # A mask that meets the image's border goes on beyond it, so that its outline lies outside the picture
-    # there.
+    mask = np.asarray(mask_hw, dtype=bool)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return
+    top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)
+    window = mask[top : rows[-1] + 2, left : columns[-1] + 2]
+    # A mask that meets the image's border goes on beyond it, so that its outline lies outside the picture there.
     margin = line + 1
-    mask = np.pad(np.asarray(mask_hw).astype(np.uint8), margin, mode="edge")
-    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin))
+    window = np.pad(window, margin, mode="edge").view(np.uint8)
+    offset_xy = (int(left) - margin, int(top) - margin)
+    contours, _ = cv2.findContours(window, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=offset_xy)
     cv2.drawContours(picture, contours, -1, colour.tolist(), line, cv2.LINE_AA)
 
 

@@ -88,6 +88,10 @@ def test_records_have_the_images_size():
         AnnotatedImage("x.jpg", (3, 2), (record,))
     with pytest.raises(DataError, match="size"):
         AnnotatedImage("x.jpg", (0, 2))
+    with pytest.raises(DataError, match="1 ids for 2 masks"):
+        AnnotatedImage("x.jpg", (2, 3), (record, record))
+    with pytest.raises(DataError, match="mask 3 has parent_id 4"):
+        AnnotatedImage("x.jpg", (2, 3), (replace(record, parent_id=4),))
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def test_a_folder_means_its_only_file(tmp_path, content):
     with pytest.raises(DataError, match="no COCO file"):
         find_coco(tmp_path)
     save(tmp_path / "other.json", {"shapes": []})
+    save(tmp_path / "list.json", [])
     assert find_coco(tmp_path / "other.json").name == "other.json"
     (tmp_path / "annotations").mkdir()
     inside = save(tmp_path / "annotations" / "x.json", content)

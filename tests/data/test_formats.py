@@ -2,6 +2,7 @@ import copy
 import json
 import os
 import tempfile
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_options_belong_to_formats(source, tmp_path):
     )
     with pytest.raises(DataError, match="tolerance is nothing that png files have; allowed with: coco, yolo, labelme"):
         convert_dataset(source, tmp_path / "png", "png", tolerance=1.0)
-    with pytest.raises(DataError, match="segmentation.*allowed with: coco"):
+    with pytest.raises(DataError, match=r"segmentation.*allowed with: coco$"):
         convert_dataset(source, tmp_path / "yolo", "yolo", segmentation="polygon")
 
 
@@ -152,8 +153,8 @@ def test_unknown_places(tmp_path):
         detect_format(tmp_path / "nowhere")
     for name, text in (("list.json", "[]"), ("notes.txt", "hello")):
         (tmp_path / name).write_text(text)
-        with pytest.raises(DataError, match="no COCO file"):
-            detect_format(tmp_path / name)
+        with pytest.raises(DataError, match=r"no COCO (instance )?file"):
+            list(read_dataset(tmp_path / name))
     with pytest.raises(DataError, match="'voc'"):
         read_dataset(tmp_path, "voc")
 
@@ -167,6 +168,15 @@ def places(node, path=()):
     for key, child in children:
         yield (*path, key)
         yield from places(child, (*path, key))
+
+
+def complaint(folder, name, problems):
+    """What the reader says when it gives up, None when it does not."""
+    try:
+        list(read_dataset(folder, name, problems=problems))
+    except DataError as error:
+        return str(error)
+    return None
 
 
 FILES = {"sa1b": "a.json", "coco": "annotations.json", "labelme": "a.json", "png": "a.masks.json"}
@@ -198,22 +208,16 @@ def test_any_damage_is_read_or_named(whole_files, name, data):
     else:
         node[place[-1]] = data.draw(values, label="value")
     path.write_text(json.dumps(damaged))
-    try:
-        list(read_dataset(path.parent, name))
-    except DataError as error:
-        assert str(path.parent) in str(error)
-    problems = Problems(collect=True)
-    try:
-        list(read_dataset(path.parent, name, problems=problems))
-    except DataError as error:
-        assert str(path.parent) in str(error)
+    for problems in (Problems(), Problems(collect=True)):
+        message = complaint(path.parent, name, problems)
+        assert message is None or str(path.parent) in message
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("set_name", ["coco/train", "bsds500/train", "camvid/train", "dsb2018/train"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_real_masks_survive_every_format(shared_data, tmp_path, set_name, name):
-    images = [image for index, image in enumerate(read_dataset(shared_data / set_name)) if index % 60 == 0]
+    images = list(islice(read_dataset(shared_data / set_name), 3))
     write_dataset(tmp_path / "exact", images, name, pictures="link", **EXACT[name])
     assert shown(read_dataset(tmp_path / "exact")) == shown(images)
     if "tolerance" in FORMATS[name].options:

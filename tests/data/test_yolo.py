@@ -1,3 +1,4 @@
+import sys
 import tempfile
 from pathlib import Path
 
@@ -80,6 +81,11 @@ def test_classes_go_on_where_the_folder_has_some(tmp_path):
     assert (tmp_path / "classes.txt").read_text() == "cat\ndog\nobject\n"
     save_pictures(tmp_path / "images", [AnnotatedImage(name, (2, 2)) for name in ("a.jpg", "b.jpg", "c.jpg")])
     assert [found.records[0].category for found in read_yolo(tmp_path)] == ["cat", "dog", None]
+    (tmp_path / "sparse").mkdir()
+    (tmp_path / "sparse" / "data.yaml").write_text("names: {0: bird, 3: cat}")
+    write_yolo(tmp_path / "sparse", [image("a.jpg", "cat"), image("b.jpg", "dog")])
+    assert (tmp_path / "sparse" / "labels" / "a.txt").read_text().startswith("3 ")
+    assert (tmp_path / "sparse" / "classes.txt").read_text() == "bird\n\n\ncat\ndog\n"
     write_yolo(tmp_path / "other", [image("a.jpg", "dog")], class_names=["cat", "dog"])
     assert (tmp_path / "other" / "labels" / "a.txt").read_text().startswith("1 ")
 
@@ -142,6 +148,18 @@ def test_broken_folders(folder):
         list(read_yolo(folder))
     with pytest.raises(DataError, match="nowhere"):
         list(read_yolo(folder / "nowhere"))
+
+
+def test_names_in_a_list_need_no_yaml(folder, monkeypatch):
+    (folder / "data.yaml").write_text("names: [a, b, c, d]")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(DataError, match=r"PyYAML is needed.*classes\.txt"):
+        list(read_yolo(folder))
+    (folder / "classes.txt").write_text("a\nb\nc\ne\n")
+    assert next(iter(read_yolo(folder))).records[0].category == "e"
+    (folder / "classes.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"classes\.txt: is not readable"):
+        list(read_yolo(folder))
 
 
 def test_what_cannot_be_written(tmp_path):

@@ -28,8 +28,7 @@ def test_a_parent_is_the_smallest_larger_mask_around(masks, containment):
         around = [
             other
             for other in range(len(masks))
-            if areas[other] > areas[index] > 0
-            and (masks[index] & masks[other]).sum() / areas[index] >= containment
+            if areas[other] > areas[index] > 0 and (masks[index] & masks[other]).sum() / areas[index] >= containment
         ]
         if parent is None:
             assert not around

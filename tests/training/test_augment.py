@@ -55,6 +55,10 @@ def test_the_whole_range_is_drawn():
     places = np.array([crop.x0 for crop in crops if crop.x1 - crop.x0 < 200])
     assert places.min() < 10
     assert places.max() > 130
+    jittered = [draw_crop((300, 300), 100, TINY_RECIPE, np.random.default_rng(seed)) for seed in range(400)]
+    aspects = [np.log(np.divide(*crop.target_hw) * (crop.x1 - crop.x0) / (crop.y1 - crop.y0)) for crop in jittered]
+    assert min(aspects) < -0.28
+    assert max(aspects) > 0.28
     flips = [draw_crop((9, 9), 9, TINY_RECIPE, np.random.default_rng(s)).is_flipped for s in range(400)]
     assert np.mean(flips) == pytest.approx(0.5, abs=0.08)
 

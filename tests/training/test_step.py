@@ -9,7 +9,7 @@ from small_runs import small_config
 from anymask.model.registry import build_model
 from anymask.training.clicks import ClickSchedule, Draws
 from anymask.training.dataset import BatchDataset
-from anymask.training.step import TrainingStep, grid_target, upsampled, zero_padding
+from anymask.training.step import TrainingStep, grid_target, upsampled
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,13 @@ def test_every_parameter_learns(segmenter, config, batch):
     assert curves["loss"].item() == loss.item()
     assert not any(curve.requires_grad for curve in curves.values())
     assert 0 <= curves["iou_first"] <= curves["iou_oracle"] <= 1
+
+
+def test_rounds_learn_apart(segmenter, config, batch):
+    """An answer fed back is a prompt like any other: no gradient goes through it."""
+    recorder = Recorder(segmenter)
+    TrainingStep(segmenter, config)(batch, Draws(0))
+    assert [prompts.mask_logits.requires_grad for prompts in recorder.prompts[1:]] == [False, False]
 
 
 def test_a_step_can_be_replayed(segmenter, config, batch):
@@ -132,14 +139,17 @@ def test_the_single_answer_can_learn_from_ambiguous_prompts(segmenter, config, b
 
 def test_training_pads_as_prediction_does(segmenter, config, batch):
     """After normalisation, with zeros; a black border would be another picture."""
+    seen, encode = [], segmenter.encode
+    segmenter.encode = lambda pixels: seen.append(pixels) or encode(pixels)
+    with torch.no_grad():
+        TrainingStep(segmenter, config)(batch, Draws(0))
     segmenter.input_spec = replace(segmenter.input_spec, longest_side=64)
     assert (batch.sizes_hw[:, 0] < 64).all()
-    pixels = zero_padding(segmenter.normalise(batch.pixels), batch.sizes_hw)
     for row, (height, width) in enumerate(batch.sizes_hw.tolist()):
         image = batch.pixels[row, :, :height, :width].permute(1, 2, 0).numpy()
         expected, frame = segmenter.preprocess(image)
         assert frame.resized_hw == (height, width)
-        assert torch.equal(pixels[row : row + 1], expected)
+        assert torch.equal(seen[0][row : row + 1], expected)
 
 
 def test_targets_are_shares_of_the_grid_cells():

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-import torch
 from small_runs import small_config
 
 from anymask.training.loop import train
 
+STEPS = 3
+
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    train(small_config(Path(sys.argv[1]), total_steps=3), Path(sys.argv[2]), device="cpu")
+    train(small_config(Path(sys.argv[1]), total_steps=STEPS), Path(sys.argv[2]), device="cpu")

@@ -131,7 +131,6 @@ def write_results(
         points_xy=None if prompt.points is None else np.asarray(prompt.points),
         labels=None if prompt.labels is None else np.asarray(prompt.labels),
         box_xyxy=None if prompt.box is None else np.asarray(prompt.box),
-        texts=[f"{masks.scores[0]:.2f}"],
     )
     pictures = {f"{image.stem}.overlay.png": overlay}
     for index, mask in enumerate(masks):
@@ -156,7 +155,8 @@ def _write_png(path: Path, picture: np.ndarray) -> None:
 
 def print_results(image: Path, masks: Masks, seconds: dict[str, float], files: list[Path]) -> None:
     console = Console()
-    table = Table("mask", "predicted IoU", "pixels", "share of image", title=str(image), title_justify="left")
+    console.print(str(image), style="bold", soft_wrap=True)
+    table = Table("mask", "predicted IoU", "pixels", "share of image")
     for index, (mask, score) in enumerate(zip(masks, masks.scores, strict=True)):
         table.add_row(str(index + 1), f"{score:.3f}", f"{mask.sum():,}", f"{mask.mean():.1%}")
     console.print(table)

@@ -25,7 +25,8 @@ class AnnotatedImage:
 
     file_name: relative to the data set's pictures, with forward slashes. image_path: where the picture lies,
     None where it was not found. image_id: the file's own number or name for it. Raises DataError for a file
-    name that is empty, absolute or climbs out by "..", for a size under 1x1 and for records of another size.
+    name that is empty, absolute or climbs out by "..", for a size under 1x1, for records of another size or
+    the same id, and for a parent that is not among them.
     """
 
     file_name: str
@@ -43,6 +44,12 @@ class AnnotatedImage:
         for record in self.records:
             if record.size_hw != self.size_hw:
                 raise DataError(f"mask {record.id} is {record.size_hw}; allowed: the image's {self.size_hw}")
+        ids = {record.id for record in self.records}
+        if len(ids) != len(self.records):
+            raise DataError(f"records have {len(ids)} ids for {len(self.records)} masks; allowed: each its own")
+        for record in self.records:
+            if record.parent_id is not None and record.parent_id not in ids:
+                raise DataError(f"mask {record.id} has parent_id {record.parent_id}; allowed: the id of another mask")
 
     @property
     def flat_name(self) -> str:

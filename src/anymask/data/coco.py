@@ -139,7 +139,9 @@ def find_coco(path: str | Path) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder; allowed: a COCO JSON or a folder that holds one")
     for folder in (path, path / "annotations"):
-        found = [file for file in sorted(folder.glob("*.json")) if is_coco(read_json(file))]
+        found = sorted(folder.glob("*.json"))
+        if len(found) > 1:  # parsed only where there is a choice: such a file may be half a gigabyte
+            found = [file for file in found if is_coco(read_json(file))]
         if len(found) == 1:
             return found[0]
         if found:

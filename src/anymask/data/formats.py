@@ -67,8 +67,7 @@ def detect_format(path: str | Path) -> Format:
     """
     path = Path(path)
     if path.is_file():
-        content = read_json(path) if path.suffix.lower() == ".json" else None
-        if is_coco(content):
+        if path.suffix.lower() == ".json":  # the only format in one file, whose reader says if it is not that
             return FORMATS["coco"]
         raise DataError(f"{path}: is no COCO file; allowed: that, or the folder of a data set")
     if not path.is_dir():
@@ -171,8 +170,7 @@ def _with_pictures(
     for image in images:
         if image.image_path is None and (pictures != "none" or overlays):
             raise DataError(
-                f"{image.file_name}: the picture was not found; allowed: --images-dir where it lies, or "
-                "--pictures none"
+                f"{image.file_name}: the picture was not found; allowed: --images-dir where it lies, or --pictures none"
             )
         if pictures != "none" and image.image_path is not None:
             _place(image.image_path, folder / chosen.picture_name(image), pictures == "link")

@@ -183,8 +183,8 @@ def _shape_mask(shape: Mapping[str, Any], size_hw: tuple[int, int]) -> np.ndarra
         return decode_rle(polygons_to_rle([points], size_hw))
     if kind not in ("rectangle", "circle", "mask"):
         raise DataError(f"shape_type is {kind!r}; allowed: polygon, rectangle, circle or mask, with an area")
-    if len(points) != 2 or not np.isfinite(points).all():
-        raise DataError(f"points is {points.tolist()}; allowed for a {kind}: two points")
+    if len(points) != 2 or not (np.abs(points) <= 2 * max(size_hw)).all():  # NaN is not, either
+        raise DataError(f"points is {points.tolist()}; allowed for a {kind}: two points in the image")
     if kind == "rectangle":
         (x0, y0), (x1, y1) = points
         return decode_rle(polygons_to_rle([np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])], size_hw))

@@ -1,11 +1,11 @@
 """YOLO segmentation text: a line for each mask, its class and one polygon in fractions of the image.
 
-Layout: `images/NAME.jpg`, `labels/NAME.txt`, and the class names in `data.yaml` and `classes.txt`. A line
-holds one polygon, so outlines and holes of a mask are joined into one by bridges without width. Six decimals
-keep the polygon's corners on their pixel edges up to 100,000 pixels a side: under the even-odd rule with
-pixel centres, as this reader fills, masks come back exactly unless a tolerance asks for fewer corners. Tools
-that also draw the polygon's line make masks up to one pixel wider. Lost: ids, scores, parents, and empty
-masks.
+Layout: `images/NAME.jpg`, `labels/NAME.txt`, and the class names in `data.yaml` and `classes.txt` (which
+counts first). A line holds one polygon, so outlines and holes of a mask are joined into one by bridges
+without width. Six decimals keep the polygon's corners on their pixel edges up to 100,000 pixels a side: under
+the even-odd rule with pixel centres, as this reader fills, masks come back exactly unless a tolerance asks
+for fewer corners. Tools that also draw the polygon's line make masks up to one pixel wider. Lost: ids,
+scores, parents, and empty masks.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def read_yolo(
     pictures = list_images(pictures_dir, recursive=True)
     with_picture = {path.relative_to(pictures_dir).with_suffix(".txt") for path in pictures}
     for label_path in sorted(labels_dir.rglob("*.txt")):
-        is_label = label_path.relative_to(labels_dir) not in with_picture and label_path.name != CLASSES_NAME
+        is_stray = label_path.relative_to(labels_dir) not in with_picture and label_path.name != CLASSES_NAME
         with problems.at(label_path):
-            if is_label:
+            if is_stray:
                 raise DataError(f"no image of its name in {pictures_dir}, which gives the size")
     for picture in pictures:
         name = picture.relative_to(pictures_dir)
@@ -86,8 +86,8 @@ def write_yolo(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    known = class_names or list(_read_names(folder).values())
-    classes = {name: index for index, name in enumerate(known)}
+    listed = dict(enumerate(class_names)) or _read_names(folder)
+    classes = {name: index for index, name in listed.items()}
     written: dict[PurePosixPath, str] = {}
     for image in images:
         label = PurePosixPath(image.file_name).with_suffix(".txt")
@@ -98,13 +98,13 @@ def write_yolo(
         for record in image.records:
             ring = _mask_ring(record, tolerance)
             if ring is not None:
-                number = classes.setdefault(record.category or UNNAMED, len(classes))
+                number = classes.setdefault(record.category or UNNAMED, max(classes.values(), default=-1) + 1)
                 fractions = ring / np.array([image.size_hw[1], image.size_hw[0]])
                 lines.append(" ".join([str(number), *(f"{value:.6f}" for value in fractions.ravel())]))
         path = folder / "labels" / label
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(path, "".join(line + "\n" for line in lines))
-    _write_names(folder, list(classes), [PurePosixPath(name) for name in written.values()])
+    _write_names(folder, classes, [PurePosixPath(name) for name in written.values()])
 
 
 def _mask_ring(record: MaskRecord, tolerance: float) -> np.ndarray | None:
@@ -160,19 +160,27 @@ def _subfolder(folder: Path, name: str) -> Path:
 
 
 def _read_names(folder: Path) -> dict[int, str]:
-    """The class names from data.yaml (or .yml) or classes.txt; empty where there is neither."""
+    """The class names from classes.txt, else from data.yaml (or .yml); empty where there is none."""
+    path = folder / CLASSES_NAME
+    if path.is_file():
+        try:
+            names = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: is not readable as text ({error})") from error
+        return {index: name for index, name in enumerate(names) if name}
     for path in (folder / YAML_NAME, folder / "data.yml"):
         if path.is_file():
             return _names_of_yaml(path)
-    path = folder / CLASSES_NAME
-    if not path.is_file():
-        return {}
-    return dict(enumerate(path.read_text(encoding="utf-8").splitlines()))
+    return {}
 
 
 def _names_of_yaml(path: Path) -> dict[int, str]:
-    import yaml  # type: ignore[import-untyped, unused-ignore]
-
+    try:
+        import yaml  # type: ignore[import-untyped, unused-ignore]
+    except ImportError as error:
+        raise DataError(
+            f"{path}: PyYAML is needed to read it (pip install pyyaml); allowed too: the names in {CLASSES_NAME}"
+        ) from error
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -185,16 +193,18 @@ def _names_of_yaml(path: Path) -> dict[int, str]:
     return {index: str(name) for index, name in names.items()}
 
 
-def _write_names(folder: Path, names: Sequence[str], files: Sequence[PurePosixPath]) -> None:
-    if bad := [name for name in names if len(name.splitlines()) != 1]:
+def _write_names(folder: Path, classes: dict[str, int], files: Sequence[PurePosixPath]) -> None:
+    if bad := [name for name in classes if len(name.splitlines()) != 1]:
         raise DataError(f"category is {bad[0]!r}; allowed in YOLO's list of classes: one line, not empty")
     splits = sorted({name.parts[0] for name in files if len(name.parts) > 1} & set(_SPLITS))
     pictures = {split: f"images/{split}" for split in splits}
     # Training wants both keys, even where the folder is not divided.
     pictures = {"train": "images", "val": "images"} | pictures if len(splits) < 2 else pictures
     lines = [*(f"{key}: {value}" for key, value in pictures.items()), "names:"]
-    lines += [f"  {index}: {json.dumps(name)}" for index, name in enumerate(names)]
-    if not names:
+    lines += [f"  {index}: {json.dumps(name)}" for name, index in classes.items()]
+    if not classes:
         lines[-1] = "names: {}"
     write_text_atomically(folder / YAML_NAME, "path: .\n" + "\n".join(lines) + "\n")
-    write_text_atomically(folder / CLASSES_NAME, "".join(f"{name}\n" for name in names))
+    name_of = {index: name for name, index in classes.items()}
+    rows = [name_of.get(index, "") for index in range(max(name_of, default=-1) + 1)]  # empty for unused numbers
+    write_text_atomically(folder / CLASSES_NAME, "".join(f"{name}\n" for name in rows))

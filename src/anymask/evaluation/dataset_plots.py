@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anymask.evaluation.plots import _figure_class, _save
+from anymask.evaluation.plots import figure_class, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ def plot_dataset(statistics: DatasetStatistics, path: str | Path, title: str = "
 
     Raises AnymaskError when matplotlib is not installed.
     """
-    figure = _figure_class()(figsize=(10, 7.5), layout="constrained")
+    figure = figure_class()(figsize=(10, 7.5), layout="constrained")
     axes = figure.subplots(2, 2)
     masks, images = int(statistics.masks_per_image.sum()), len(statistics.masks_per_image)
     figure.suptitle(f"{title + ': ' if title else ''}{masks:,} masks on {images:,} images")
@@ -30,7 +30,7 @@ def plot_dataset(statistics: DatasetStatistics, path: str | Path, title: str = "
     _histogram(axes[0, 1], statistics.relative_sizes, "relative size: √(mask area / image area)")
     _histogram(axes[1, 0], statistics.concavities, "concavity: 1 - mask area / area of its convex hull")
     _heat_map(axes[1, 1], statistics.centres)
-    _save(figure, Path(path))
+    save_figure(figure, Path(path))
 
 
 def _bars(axes: Axes, statistics: DatasetStatistics) -> None:

@@ -21,7 +21,7 @@ def plot_points(results: PointResults, path: str | Path) -> None:
 
     Raises AnymaskError when matplotlib is not installed.
     """
-    figure_class = _figure_class()
+    figure_class = figure_class()
     counts = [int(measure) for measure in results.mean if measure.isdecimal()]
     figure = figure_class(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -40,10 +40,10 @@ def plot_points(results: PointResults, path: str | Path) -> None:
     axes.set(xlabel="clicks", ylabel="mean IoU (%)", xticks=counts, ylim=(0, 100))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
-    _save(figure, Path(path))
+    save_figure(figure, Path(path))
 
 
-def _figure_class() -> type[Figure]:
+def figure_class() -> type[Figure]:
     # A bare Figure draws with the Agg canvas, without pyplot's global state or any display.
     try:
         from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def _figure_class() -> type[Figure]:
     return Figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write the whole picture or none of it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)

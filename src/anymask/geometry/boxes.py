@@ -58,3 +58,22 @@ def masks_to_boxes_xyxy(masks_khw: np.ndarray) -> np.ndarray:
     boxes[:, 1], boxes[:, 3] = rows.argmax(axis=1), height - rows[:, ::-1].argmax(axis=1)
     boxes[~rows.any(axis=1)] = 0
     return boxes
+
+
+def box_nms(boxes_xyxy: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Greedy non-maximum suppression: the indices (L,), rising, of the boxes (K, 4) that stay. Best box first.
+
+    A box goes when its IoU with an earlier one that stays is above the threshold.
+    """
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    areas = box_area(boxes)
+    remaining = np.arange(len(boxes))
+    kept = []
+    while remaining.size:
+        best, remaining = remaining[0], remaining[1:]
+        kept.append(best)
+        others = boxes[remaining]
+        sides = np.minimum(others[:, 2:], boxes[best, 2:]) - np.maximum(others[:, :2], boxes[best, :2])
+        shared = np.prod(np.maximum(sides, 0), axis=1)
+        remaining = remaining[shared <= iou_threshold * (areas[remaining] + areas[best] - shared)]
+    return np.array(kept, dtype=np.int64)

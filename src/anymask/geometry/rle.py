@@ -76,6 +76,60 @@ def decode_rles(rles: Sequence[Mapping[str, Any]], size_hw: tuple[int, int] | No
     return masks
 
 
+def find_runs(columns_wh: np.ndarray, corner_xy: tuple[int, int], height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the runs of a part of a mask start and end (past the last), rising pixel numbers (R,) int64 each.
+
+    columns_wh is (w, h) bool, the part's columns one after the other; it lies at `corner_xy` in an image of
+    `height`, whose pixels are numbered down the columns. Runs end with their column.
+    """
+    width, part_height = columns_wh.shape
+    edged = np.zeros((width, part_height + 2), dtype=bool)
+    edged[:, 1:-1] = columns_wh
+    column, row = np.divmod(np.flatnonzero(edged[:, 1:] != edged[:, :-1]), part_height + 1)
+    pixels = (corner_xy[0] + column) * height + corner_xy[1] + row
+    return pixels[::2], pixels[1::2]
+
+
+def encode_runs(starts: np.ndarray, ends: np.ndarray, size_hw: tuple[int, int]) -> Rle:
+    """The compressed code of runs as `find_runs` has them: rising, not overlapping, inside the image."""
+    goes_on = starts[1:] == ends[:-1]  # over the foot of a column
+    starts = starts[np.concatenate([[True], ~goes_on])] if len(starts) else starts
+    ends = ends[np.concatenate([~goes_on, [True]])] if len(ends) else ends
+    total = size_hw[0] * size_hw[1]
+    turns = np.column_stack([starts, ends]).ravel()
+    counts = np.diff(turns, prepend=0, append=total)
+    if len(turns) and turns[-1] == total:
+        counts = counts[:-1]
+    plain = {"size": list(size_hw), "counts": counts.tolist()}
+    code = coco_mask.frPyObjects(plain, *size_hw)
+    return {"size": [int(side) for side in size_hw], "counts": code["counts"].decode("ascii")}
+
+
+def runs_to_box_xyxy(starts: np.ndarray, ends: np.ndarray, height: int) -> tuple[int, int, int, int]:
+    """The tight box x0, y0, x1, y1 around runs as `find_runs` has them; zeros for none."""
+    if not len(starts):
+        return 0, 0, 0, 0
+    last = ends - 1
+    left, right = int(starts[0] // height), int(last[-1] // height)
+    return left, int((starts % height).min()), right + 1, int((last % height).max()) + 1
+
+
+def decode_rle_window(rle: Mapping[str, Any], window_xyxy: tuple[int, int, int, int]) -> np.ndarray:
+    """The part (y1 - y0, x1 - x0) bool of a mask inside a window of whole pixels, without decoding the rest.
+
+    Raises DataError when the code is broken or the window is not inside the image.
+    """
+    height, width = rle_size_hw(rle)
+    x0, y0, x1, y1 = window_xyxy
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise DataError(f"window_xyxy is {window_xyxy}; allowed: x0 < x1 and y0 < y1 inside 0, 0, {width}, {height}")
+    first, last = x0 * height, x1 * height
+    turns = np.clip(np.cumsum(_runs(rle)), first, last)
+    runs = np.diff(turns, prepend=first)
+    columns = np.repeat(np.arange(runs.size) % 2 == 1, runs).reshape(x1 - x0, height)
+    return np.ascontiguousarray(columns[:, y0:y1].T)
+
+
 def rle_size_hw(rle: Mapping[str, Any]) -> tuple[int, int]:
     """The size (height, width) a code declares. Raises DataError unless it is two positive whole numbers."""
     size = rle.get("size") if isinstance(rle, Mapping) else None

@@ -14,6 +14,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from anymask.errors import CheckpointError
 from anymask.model.huggingface import from_huggingface, is_from_huggingface
-from anymask.model.segmenter import Segmenter
+from anymask.model.segmenter import GeneratorDefaults, Segmenter
 from anymask.version import __version__
 
 # Where users' files keep the state dict when it is not the whole file.
@@ -66,6 +67,40 @@ def read_metadata(path: str | Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except SafetensorError as error:
         raise CheckpointError(_safetensors_fault(path, error)) from error
+
+
+def read_generator_defaults(path: str | Path) -> GeneratorDefaults:
+    """The thresholds that a weights file brings for automatic generation; the paper's where it brings none.
+
+    Raises `CheckpointError`, naming the file, for a threshold that is not a number from 0 to 1.
+    """
+    metadata = read_metadata(path)
+    found = {}
+    for name in asdict(GeneratorDefaults()):
+        if name in metadata:
+            try:
+                found[name] = float(metadata[name])
+            except ValueError:
+                found[name] = float("nan")
+            if not 0 <= found[name] <= 1:
+                raise CheckpointError(f"{path} has {name} {metadata[name]!r} in its metadata; allowed: 0 to 1")
+    return GeneratorDefaults(**found)
+
+
+def set_generator_defaults(path: str | Path, defaults: GeneratorDefaults) -> None:
+    """Write thresholds for automatic generation into a `.safetensors` file; weights and other metadata stay.
+
+    Raises `CheckpointError` when the file is anything else.
+    """
+    path = Path(path)
+    if not _is_safetensors(path, _first_bytes(path)):
+        raise CheckpointError(f"{path} cannot hold thresholds; allowed is a .safetensors file")
+    facts = read_metadata(path) | _thresholds(defaults)
+    _save_atomically(_read_safetensors(path), path, facts)
+
+
+def _thresholds(defaults: GeneratorDefaults) -> dict[str, str]:
+    return {name: str(value) for name, value in asdict(defaults).items()}
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -245,9 +280,9 @@ def save_checkpoint(
     """Write the model's weights as safetensors, parameters in `dtype`, under the reference's keys.
 
     Buffers stay float32: the random Fourier matrix multiplies coordinates, and half precision would move
-    points. `metadata` is kept beside the model's name and the version that wrote it. A file of that name is
-    replaced at once when the new one is whole. Raises `CheckpointError` for a weight that is not finite, or
-    would not be in `dtype`.
+    points. `metadata` is kept beside the model's name, the version that wrote it and the model's own
+    `generator_defaults`, where they are not the paper's. A file of that name is replaced at once when the new
+    one is whole. Raises `CheckpointError` for a weight that is not finite, or would not be in `dtype`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -259,10 +294,16 @@ def save_checkpoint(
         if not stored.isfinite().all():
             raise CheckpointError(f"{path} was not written: {key} has values that are not finite as {kept_dtype}")
         tensors[key] = stored.detach().cpu().contiguous()
+    facts = {"model": model.name, "anymask": __version__}
+    if model.generator_defaults != GeneratorDefaults():
+        facts |= _thresholds(model.generator_defaults)
+    _save_atomically(tensors, path, {**facts, **(metadata or {})})
+
+
+def _save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     partial = path.with_name(path.name + ".partial")
-    facts = {"model": model.name, "anymask": __version__, **(metadata or {})}
     try:
-        save_file(tensors, partial, metadata=facts)
+        save_file(tensors, partial, metadata=metadata)
         partial.chmod(0o644)  # the library makes files that their owner alone can read
         os.replace(partial, path)
     finally:

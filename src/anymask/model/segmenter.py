@@ -43,6 +43,17 @@ class PromptBatch:
     image_index: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class GeneratorDefaults:
+    """Which masks automatic generation keeps when it is not told: a model's own scale, kept with its weights.
+
+    The numbers here are the paper's, for its own models (section B).
+    """
+
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+
+
 class Segmenter(nn.Module):
     """A promptable segmentation model. `encode` once per image, `decode` once per batch of prompts."""
 
@@ -64,6 +75,7 @@ class Segmenter(nn.Module):
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.input_spec = input_spec
+        self.generator_defaults = GeneratorDefaults()
         self.register_buffer("pixel_mean", torch.tensor(input_spec.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(input_spec.pixel_std).view(3, 1, 1), persistent=False)
 

@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from anymask.errors import CheckpointError
-from anymask.model.checkpoints import detect_variant, load_checkpoint, read_metadata, read_state_dict
+from anymask.model.checkpoints import (
+    detect_variant,
+    load_checkpoint,
+    read_generator_defaults,
+    read_metadata,
+    read_state_dict,
+)
 from anymask.model.device import choose_device, choose_dtype
 from anymask.model.prompt_encoder import RandomFourierEncoding
 from anymask.model.pull import OFFICIAL, pulled_path
@@ -63,6 +69,7 @@ def load_model(
     with _SkipInitialisation():
         model = build_model(name)
     load_checkpoint(model, weights)
+    model.generator_defaults = read_generator_defaults(name_or_path if isinstance(weights, Mapping) else weights)
     model.eval().requires_grad_(False)
     fourier = {
         part: part.positional_encoding_gaussian_matrix

@@ -1,0 +1,1 @@
+"""Other packages' public surfaces over this package's parts. Nothing else in anymask imports them."""
