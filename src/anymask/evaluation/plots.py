@@ -21,9 +21,8 @@ def plot_points(results: PointResults, path: str | Path) -> None:
 
     Raises AnymaskError when matplotlib is not installed.
     """
-    figure_class = figure_class()
+    figure = figure_class()(figsize=(8, 4.5), layout="constrained")
     counts = [int(measure) for measure in results.mean if measure.isdecimal()]
-    figure = figure_class(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, scores in results.sets.items():
         axes.plot(
