@@ -67,8 +67,7 @@ def slow_nms(found, order, threshold):
     for index in sorted(range(len(found)), key=lambda index: (*order(found[index]), index)):
         box = masks_to_boxes_xyxy(found[index]["mask"][None])
         if all(
-            box_iou_matrix(box, masks_to_boxes_xyxy(found[other]["mask"][None]))[0, 0] <= threshold
-            for other in kept
+            box_iou_matrix(box, masks_to_boxes_xyxy(found[other]["mask"][None]))[0, 0] <= threshold for other in kept
         ):
             kept.append(index)
     return [found[index] for index in sorted(kept)]
@@ -195,7 +194,13 @@ def test_the_masks_are_those_of_the_slow_way(model, photo, changes):
 
 def test_every_filter_takes_something_away(model, photo):
     """Else the comparison with the slow way would show nothing of them."""
-    free = {**SETTINGS, "stability_score_thresh": 0.0, "max_coverage": 1.0, "min_mask_region_area": 0, "box_nms_thresh": 1.0}
+    free = {
+        **SETTINGS,
+        "stability_score_thresh": 0.0,
+        "max_coverage": 1.0,
+        "min_mask_region_area": 0,
+        "box_nms_thresh": 1.0,
+    }
     free |= {"crop_nms_thresh": 1.0, "crop_n_layers": 1, "crop_edge_tolerance": 0.0, "points_per_side": 4}
 
     def count(**changes):
@@ -316,7 +321,7 @@ def test_an_embedding_will_do(model, photo, tmp_path):
     embedding.save(tmp_path / "photo.embedding")
     loaded = anymask.ImageEmbedding.load(tmp_path / "photo.embedding")
     assert generator.generate(loaded) == records
-    with pytest.raises(AnymaskError, match="crop_n_layers is 1.*without a picture"):
+    with pytest.raises(AnymaskError, match=r"crop_n_layers is 1.*without a picture"):
         anymask.MaskGenerator(model, **SETTINGS, crop_n_layers=1).generate(loaded)
     with pytest.raises(EmbeddingError):
         generator.generate(replace(embedding, fingerprint="another"))
@@ -343,7 +348,7 @@ def test_thresholds_are_the_models_own_unless_given(model, photo, monkeypatch):
     told = {**SETTINGS, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.5}
     records = anymask.MaskGenerator(model, **left_out).generate(photo.image)
     assert records == anymask.MaskGenerator(model, **told).generate(photo.image)
-    assert 0 < len(records)
+    assert len(records) > 0
     monkeypatch.setattr(model, "generator_defaults", GeneratorDefaults(2.0, 0.5))
     assert anymask.MaskGenerator(model, **left_out).generate(photo.image) == []
 
@@ -373,7 +378,13 @@ def test_settings_that_cannot_be_are_named(model, settings):
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 40), (33, 7), (3, 900)])
 def test_strange_sizes_have_their_masks(model, size_hw, rng):
     image = rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8)
-    settings = {**SETTINGS, "points_per_side": 4, "crop_n_layers": 2, "max_coverage": 1.0, "stability_score_thresh": 0.0}
+    settings = {
+        **SETTINGS,
+        "points_per_side": 4,
+        "crop_n_layers": 2,
+        "max_coverage": 1.0,
+        "stability_score_thresh": 0.0,
+    }
     for record in anymask.MaskGenerator(model, **settings).generate(image):
         assert record.size_hw == size_hw
         assert record.mask.sum() == record.area > 0

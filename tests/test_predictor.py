@@ -82,9 +82,7 @@ def test_every_kind_of_prompt_matters(predictor, photo):
     }
     answers = {name: predictor.predict(**fields, multimask=False) for name, fields in kinds.items()}
     names = list(answers)
-    same = [
-        (a, b) for i, a in enumerate(names) for b in names[i + 1 :] if not differs(answers[a], answers[b])
-    ]
+    same = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if not differs(answers[a], answers[b])]
     assert same == []
 
 
@@ -107,9 +105,7 @@ def test_an_answer_can_be_fed_back(predictor):
 
 
 def test_the_box_may_stick_out(predictor):
-    assert_same(
-        predictor.predict(box=[-50, 20, 90, 1000]), predictor.predict(box=[0, 20, 90, HEIGHT]), TOLERANCE
-    )
+    assert_same(predictor.predict(box=[-50, 20, 90, 1000]), predictor.predict(box=[0, 20, 90, HEIGHT]), TOLERANCE)
 
 
 @st.composite

@@ -19,9 +19,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_importing_the_package_loads_no_heavy_library():
-    assert loaded_after("import anymask; anymask.PromptError, anymask.__version__, dir(anymask)").isdisjoint(
-        HEAVY
-    )
+    assert loaded_after("import anymask; anymask.PromptError, anymask.__version__, dir(anymask)").isdisjoint(HEAVY)
 
 
 @pytest.mark.parametrize("name", ["Prompt", "Masks", "read_image"])

@@ -396,8 +396,7 @@ def test_low_rank_adapters_as_clients_inject_them(compatible_sam: modeling.Sam) 
     assert sam.image_encoder.blocks[0].attn.qkv.up.weight.grad is not None
 
 
-def test_weights_of_arrays_are_not_needed() -> None:
-    """Pixel constants may be any sequence of numbers."""
+def test_pixel_constants_are_any_numbers() -> None:
     built = build_compatible_sam()
     sam = modeling.Sam(
         built.image_encoder,

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from anymask.cli import dataset, doctor, evaluate, models, segment, train
+from anymask.cli import dataset, doctor, evaluate, everything, models, segment, train
 from anymask.errors import AnymaskError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("segment")(segment.segment)
+app.command("everything")(everything.everything)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("export-weights")(train.export_weights)

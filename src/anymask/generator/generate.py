@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from math import ceil, inf
+from math import ceil, inf, sqrt
 
 import numpy as np
 import torch
@@ -78,7 +78,11 @@ class MaskGenerator:
             "0 to 1": (0, 1, "pred_iou_thresh stability_score_thresh max_coverage box_nms_thresh crop_nms_thresh"),
             "0 or more, and below 1": (0, 1 - 1e-9, "crop_overlap_ratio"),
             "above 0": (1e-9, inf, "memory_mb"),
-            "0 or more, min_area no more than max_area": (0, inf if self.max_area is None else self.max_area, "min_area"),
+            "0 or more, min_area no more than max_area": (
+                0,
+                inf if self.max_area is None else self.max_area,
+                "min_area",
+            ),
         }
         for words, (low, high, names) in allowed.items():
             for name in names.split():
@@ -222,17 +226,18 @@ def _without_small_regions(candidate: Candidate, scene: Scene, min_area: int) ->
     """The candidate itself where nothing was small."""
     height, width = scene.size_hw
     x0, y0, x1, y1 = candidate.box_xyxy
-    # Ground that goes on outside this window has at least `min_area` pixels inside it: nothing is taken for small.
-    margin = ceil(min_area)
+    # Wide enough that ground which goes on outside the window has `min_area` pixels inside it and counts as large.
+    margin = ceil(max(sqrt(min_area), min_area / height, min_area / width))
     window = (max(x0 - margin, 0), max(y0 - margin, 0), min(x1 + margin, width), min(y1 + margin, height))
-    mask = decode_rle_window(candidate.rle, window)
-    for mode in ("holes", "islands"):
-        mask, _ = remove_small_regions(mask, min_area, mode)
+    mask, has_holes = remove_small_regions(decode_rle_window(candidate.rle, window), min_area, "holes")
+    mask, has_islands = remove_small_regions(mask, min_area, "islands")
+    if not (has_holes or has_islands):
+        return candidate
     columns = np.ascontiguousarray(mask.T)
     if scene.roi_wh is not None:
         columns &= scene.roi_wh[window[0] : window[2], window[1] : window[3]]
     starts, ends = find_runs(columns, window[:2], height)
     rle = encode_runs(starts, ends, scene.size_hw)
-    if rle == candidate.rle:
+    if rle == candidate.rle:  # the holes were outside the region of interest
         return candidate
     return replace(candidate, rle=rle, box_xyxy=runs_to_box_xyxy(starts, ends, height), area=int((ends - starts).sum()))

@@ -13,7 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from anymask.errors import DataError
-from anymask.geometry.rle import decode_rle, encode_rle, rle_area, rle_size_hw
+from anymask.geometry.rle import checked_rle, decode_rle, rle_area, rle_size_hw
 
 MAX_LABELS = 2**16 - 1
 
@@ -32,9 +32,12 @@ def parent_ids(rles: Sequence[Mapping[str, Any]], containment: float = 0.9) -> l
         raise DataError(f"containment is {containment}; allowed: above 0, up to 1")
     if not rles:
         return []
-    # The compiled overlap trusts its input, and misjudges boxes of codes with empty runs: both are made good
-    # by writing each code anew from its checked mask.
-    codes = [encode_rle(mask) for mask in _masks(rles)]
+    # The compiled overlap trusts its input, and misjudges boxes of codes with empty runs.
+    size_hw = rle_size_hw(rles[0])
+    codes = []
+    for rle in rles:
+        _require_size(rle, size_hw)
+        codes.append(checked_rle(rle))
     areas = np.array([rle_area(code) for code in codes])
     inside = coco_mask.iou(codes, codes, [1] * len(codes))  # "crowd": shared pixels by the first one's area
     parents: list[int | None] = []
@@ -103,10 +106,13 @@ def label_map(
     return labels
 
 
-def _masks(rles: Sequence[Mapping[str, Any]], size_hw: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
+def _masks(rles: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> Iterator[np.ndarray]:
     """One mask after the other, all of one size."""
     for rle in rles:
-        size_hw = size_hw or rle_size_hw(rle)
-        if rle_size_hw(rle) != tuple(size_hw):
-            raise DataError(f"rle size is {list(rle_size_hw(rle))}; allowed here: {list(size_hw)}")
+        _require_size(rle, size_hw)
         yield decode_rle(rle)
+
+
+def _require_size(rle: Mapping[str, Any], size_hw: tuple[int, int]) -> None:
+    if rle_size_hw(rle) != tuple(size_hw):
+        raise DataError(f"rle size is {list(rle_size_hw(rle))}; allowed here: {list(size_hw)}")

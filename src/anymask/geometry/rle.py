@@ -76,6 +76,17 @@ def decode_rles(rles: Sequence[Mapping[str, Any]], size_hw: tuple[int, int] | No
     return masks
 
 
+def checked_rle(rle: Mapping[str, Any]) -> Rle:
+    """The compressed code of the same mask without empty runs, as this module writes it; the mask is not decoded.
+
+    Raises DataError when the code is broken.
+    """
+    ends = np.cumsum(_runs(rle))
+    lengths = np.diff(ends, prepend=0)[1::2]
+    ends = ends[1::2]
+    return encode_runs((ends - lengths)[lengths > 0], ends[lengths > 0], rle_size_hw(rle))
+
+
 def find_runs(columns_wh: np.ndarray, corner_xy: tuple[int, int], height: int) -> tuple[np.ndarray, np.ndarray]:
     """Where the runs of a part of a mask start and end (past the last), rising pixel numbers (R,) int64 each.
 
