@@ -78,24 +78,28 @@ def assert_same_records(actual: list[Record], expected: list[Record], at_least: 
     assert np.diag(mask_iou_matrix(masks, expected_masks)).min() >= 0.99
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"box_nms_thresh": 0.3},
-        {"crop_n_layers": 1, "crop_n_points_downscale_factor": 2, "box_nms_thresh": 0.9},
-        {"crop_n_layers": 2, "crop_n_points_downscale_factor": 2, "points_per_side": 4, "crop_overlap_ratio": 0.4},
-        {"min_mask_region_area": 40},
-        {"crop_n_layers": 1, "points_per_side": 4, "min_mask_region_area": 10},
-        {"points_per_side": None, "point_grids": [np.random.default_rng(0).random((30, 2))]},
-        {"points_per_batch": 1000},
-    ],
-    ids=str,
-)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "strict suppression": {"box_nms_thresh": 0.3},
+    "crops": {"crop_n_layers": 1, "crop_n_points_downscale_factor": 2, "box_nms_thresh": 0.9},
+    "two layers of crops": {
+        "crop_n_layers": 2,
+        "crop_n_points_downscale_factor": 2,
+        "points_per_side": 4,
+        "crop_overlap_ratio": 0.4,
+    },
+    "small regions": {"min_mask_region_area": 40},
+    "small regions in crops": {"crop_n_layers": 1, "points_per_side": 4, "min_mask_region_area": 10},
+    "own grid": {"points_per_side": None, "point_grids": [np.random.default_rng(0).random((30, 2))]},
+    "one batch": {"points_per_batch": 1000},
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
 def test_records_are_metas(
-    blob_pair: Pair, meta_package: ModuleType, thresholds: dict[str, float], scene: np.ndarray, options: dict[str, Any]
+    blob_pair: Pair, meta_package: ModuleType, thresholds: dict[str, float], scene: np.ndarray, kind: str
 ) -> None:
-    arguments = {**thresholds, **options}
+    arguments = {**thresholds, **OPTIONS[kind]}
     actual = SamAutomaticMaskGenerator(blob_pair.ours, **arguments).generate(scene)
     expected = meta_package.SamAutomaticMaskGenerator(blob_pair.metas, **arguments).generate(scene)
     assert_same_records(actual, expected)

@@ -46,9 +46,7 @@ def test_json_is_the_results_and_nothing_else(scene: Scene, tmp_path: Path) -> N
         "seed": 3,
     }
     assert printed["sets"]["shapes/test"]["images"] == 2
-    assert (
-        printed["sets"]["shapes/test"]["objects"] == 3
-    )  # two of the first image's four, the last one's only
+    assert printed["sets"]["shapes/test"]["objects"] == 3  # two of the first image's four, the last one's only
 
 
 def test_another_setting_in_the_same_folder_is_an_error_that_names_it(scene: Scene, tmp_path: Path) -> None:

@@ -29,9 +29,7 @@ def test_ious_worked_by_hand() -> None:
         block(4, 0, 6, 8),  # elsewhere
         block(0, 0, 0, 0),  # nothing
     ]
-    np.testing.assert_allclose(
-        rle_ious(encode_rle(truth), encode_rles(np.stack(predictions))), [1, 1 / 2, 1 / 3, 0, 0]
-    )
+    np.testing.assert_allclose(rle_ious(encode_rle(truth), encode_rles(np.stack(predictions))), [1, 1 / 2, 1 / 3, 0, 0])
 
 
 def test_means_worked_by_hand() -> None:

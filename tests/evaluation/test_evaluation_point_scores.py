@@ -112,9 +112,7 @@ def test_scoring_needs_the_files_alone(scene: Scene, tmp_path: Path) -> None:
         (lambda text: "[]", "no file of point predictions"),
     ],
 )
-def test_a_broken_file_is_named(
-    scene: Scene, tmp_path: Path, damage: Callable[[str], str], message: str
-) -> None:
+def test_a_broken_file_is_named(scene: Scene, tmp_path: Path, damage: Callable[[str], str], message: str) -> None:
     judge(scene, the_truth, tmp_path / "out")
     folder = tmp_path / "out" / "predictions" / "shapes" / "test"
     path = folder / "images" / "b.json"

@@ -91,9 +91,7 @@ def test_clicks_begin_at_the_centre_and_correct_the_most_confident_mask(scene: S
 
 
 def test_too_much_is_corrected_with_a_background_click(scene: Scene) -> None:
-    for entry, truth in zip(
-        objects_of(scene, lambda truth, _: np.ones_like(truth)[None]), scene.masks[0], strict=True
-    ):
+    for entry, truth in zip(objects_of(scene, lambda truth, _: np.ones_like(truth)[None]), scene.masks[0], strict=True):
         assert entry["labels"] == [1] + [0] * 8
         x, y = map(int, entry["points_xy"][1])
         assert not truth[y, x]
@@ -132,9 +130,7 @@ def test_an_empty_mask_is_no_object(scene: Scene) -> None:
 
 def test_a_killed_run_goes_on_where_it_stopped(scene: Scene, tmp_path: Path) -> None:
     settings, out = PointSettings(clicks=(1, 2)), tmp_path / "out"
-    whole = export_points(
-        scene.judge(left_half), scene.folder, tmp_path / "whole", settings, {"name": "half"}
-    )
+    whole = export_points(scene.judge(left_half), scene.folder, tmp_path / "whole", settings, {"name": "half"})
 
     def killed_at_c(truth_hw: np.ndarray, is_multimask: bool) -> np.ndarray:
         if judged.images_seen[-1] == scene.images[2].tobytes():
@@ -148,9 +144,7 @@ def test_a_killed_run_goes_on_where_it_stopped(scene: Scene, tmp_path: Path) -> 
 
     progress: list[tuple[str, int, int]] = []
     judged = scene.judge(left_half)
-    again = export_points(
-        judged, scene.folder, out, settings, {"name": "half"}, lambda *step: progress.append(step)
-    )
+    again = export_points(judged, scene.folder, out, settings, {"name": "half"}, lambda *step: progress.append(step))
     assert judged.images_seen == [scene.images[2].tobytes()]
     assert progress == [("shapes/test", done, 3) for done in (1, 2, 3)]
     assert [again.read(name) for name in scene.names] == [whole.read(name) for name in scene.names]

@@ -35,9 +35,7 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = module.state_dict(keep_vars=True)
-    norms = {
-        f"{name}.weight" for name, part in module.named_modules() if "norm" in type(part).__name__.lower()
-    }
+    norms = {f"{name}.weight" for name, part in module.named_modules() if "norm" in type(part).__name__.lower()}
     for name, tensor in tensors.items():
         noise = torch.randn(tensor.shape, generator=generator)
         if name in norms:

@@ -48,9 +48,7 @@ def state() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors", ".bin"])
-def test_a_files_content_matters_not_its_ending(
-    tmp_path: Path, state: dict[str, Tensor], suffix: str
-) -> None:
+def test_a_files_content_matters_not_its_ending(tmp_path: Path, state: dict[str, Tensor], suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     if suffix in (".safetensors", ".bin"):
         save_file(state, path)
@@ -71,9 +69,7 @@ def test_nested_state_dicts_are_found(tmp_path: Path, state: dict[str, Tensor], 
     assert_same_state(read_state_dict(tmp_path / "run.pth"), state)
 
 
-def test_meta_checkpoint_loads_unchanged(
-    tmp_path: Path, small_sam: Segmenter, build_meta_sam: Builder
-) -> None:
+def test_meta_checkpoint_loads_unchanged(tmp_path: Path, small_sam: Segmenter, build_meta_sam: Builder) -> None:
     peer = build_meta_sam()
     randomise(peer, seed=11)
     torch.save(peer.state_dict(), tmp_path / "sam.pth")
@@ -134,9 +130,7 @@ def test_half_precision_file_keeps_buffers_and_loads_as_float32(tmp_path: Path, 
         assert torch.equal(other.state_dict()[key], expected), key
 
 
-def test_a_weight_that_half_precision_cannot_hold_is_not_written(
-    tmp_path: Path, small_sam: Segmenter
-) -> None:
+def test_a_weight_that_half_precision_cannot_hold_is_not_written(tmp_path: Path, small_sam: Segmenter) -> None:
     path = tmp_path / "small.safetensors"
     save_checkpoint(small_sam, path)
     before = path.read_bytes()

@@ -98,9 +98,7 @@ def test_image_encoder_equals_metas(small_sam: Segmenter, meta_sam: nn.Module, p
 
 
 @torch.inference_mode()
-def test_image_encoder_equals_huggingfaces(
-    huggingface_pair: tuple[Segmenter, nn.Module], pixels: Tensor
-) -> None:
+def test_image_encoder_equals_huggingfaces(huggingface_pair: tuple[Segmenter, nn.Module], pixels: Tensor) -> None:
     ours, peer = huggingface_pair
     assert_close(ours.encode(pixels).embedding, peer.get_image_embeddings(pixels), TOLERANCE)
 

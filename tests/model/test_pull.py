@@ -59,9 +59,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 return
             self.send_response(206)
-            self.send_header(
-                "Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"
-            )
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         else:
             self.send_response(200)
         if server.says_length:
@@ -92,9 +90,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def test_whole_download(server: Server, tmp_path: Path, says_length: bool) -> None:
     server.says_length = says_length
     reports: list[tuple[int, int | None]] = []
-    path = pull(
-        "vit_b", tmp_path / "new" / "folder", progress=lambda done, total: reports.append((done, total))
-    )
+    path = pull("vit_b", tmp_path / "new" / "folder", progress=lambda done, total: reports.append((done, total)))
     assert path == tmp_path / "new" / "folder" / FILE_NAME
     assert path.read_bytes() == CONTENT
     assert list(path.parent.iterdir()) == [path]
@@ -102,9 +98,7 @@ def test_whole_download(server: Server, tmp_path: Path, says_length: bool) -> No
     assert server.requested == [None]
 
 
-def test_the_cache_folder_is_the_default(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_folder_is_the_default(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANYMASK_CACHE", str(tmp_path / "cache"))
     assert pull("vit_b") == tmp_path / "cache" / FILE_NAME == pulled_path("vit_b")
 
@@ -213,9 +207,7 @@ def assert_says_how_by_hand(error: DownloadError, url: str, folder: Path) -> Non
     assert "\n" not in message
 
 
-def test_a_mirror_must_have_the_official_hash(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mirror_must_have_the_official_hash(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OFFICIAL, "vit_b", Official("http://localhost:1/" + FILE_NAME, SHA256, 1))
     assert pull("vit_b", tmp_path, url=server.url).read_bytes() == CONTENT
 

@@ -104,9 +104,7 @@ def test_a_pulled_file_is_found_in_the_cache(packaged: Segmenter, tmp_path: Path
     path = tmp_path / "cache" / "sam_vit_b_01ec64.pth"
     path.parent.mkdir()
     torch.save(packaged.state_dict(), path)
-    with pytest.raises(
-        CheckpointError, match=r"sam_vit_b_01ec64\.pth holds the weights of tiny, not of vit_b"
-    ):
+    with pytest.raises(CheckpointError, match=r"sam_vit_b_01ec64\.pth holds the weights of tiny, not of vit_b"):
         load_model("vit_b")
     assert model_info("vit_b")["weights"] == "pulled"
     assert model_info("vit_b")["path"] == str(path)

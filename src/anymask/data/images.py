@@ -31,9 +31,7 @@ MAX_IMAGE_PIXELS = 500_000_000
 ImageSource = str | Path | Image.Image | np.ndarray
 
 _HIGH_RANGE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_ARRAY_RULE = (
-    "HxW, HxWx1, HxWx3 (RGB) or HxWx4 (RGBA), at least 1x1, of uint8, uint16, bool, or float within [0, 1]"
-)
+_ARRAY_RULE = "HxW, HxWx1, HxWx3 (RGB) or HxWx4 (RGBA), at least 1x1, of uint8, uint16, bool, or float within [0, 1]"
 _pillow_limit_lock = threading.Lock()
 
 
@@ -57,9 +55,7 @@ def read_image(source: ImageSource) -> np.ndarray:
         try:
             return _rgb_from_pillow(source)
         except Exception as error:
-            raise ImageError(
-                f"source, a PIL image of mode {source.mode}, cannot be read ({error})"
-            ) from error
+            raise ImageError(f"source, a PIL image of mode {source.mode}, cannot be read ({error})") from error
     if isinstance(source, np.ndarray):
         return _rgb_from_array(source)
     raise ImageError(f"source is a {type(source).__name__}; allowed: a path, a PIL image or a numpy array")

@@ -94,9 +94,7 @@ class RegionBaseline:
         label_maps = [self._label_maps[scale] for scale in _ORDER]
         if prompt.box is not None:
             box_xyxy = np.asarray(prompt.box, dtype=np.float64)
-            return RegionAnswer(
-                np.ones(1, np.float32), lambda: filled_box(box_xyxy, label_maps[0].shape)[None]
-            )
+            return RegionAnswer(np.ones(1, np.float32), lambda: filled_box(box_xyxy, label_maps[0].shape)[None])
         if prompt.points is None:
             raise PromptError("the prompt has neither points nor a box; the baseline needs one of them")
         points_xy = np.asarray(prompt.points, dtype=np.float64)

@@ -27,9 +27,7 @@ def rle_ious(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]])
     codes = [_checked(code) for code in (truth, *predictions)]
     for index, code in enumerate(codes[1:]):
         if code["size"] != codes[0]["size"]:
-            raise DataError(
-                f"predictions[{index}] has size {code['size']}; allowed: the truth's, {codes[0]['size']}"
-            )
+            raise DataError(f"predictions[{index}] has size {code['size']}; allowed: the truth's, {codes[0]['size']}")
     return np.asarray(coco_mask.iou(codes[1:], codes[:1], [0]), dtype=np.float64)[:, 0]
 
 
@@ -51,9 +49,7 @@ def mean_over_sets(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float
     measures = list(next(iter(scores.values())))
     for name, of_set in scores.items():
         if set(of_set) != set(measures):
-            raise DataError(
-                f"scores of {name} are {sorted(of_set)}; allowed: {sorted(measures)}, as the first's"
-            )
+            raise DataError(f"scores of {name} are {sorted(of_set)}; allowed: {sorted(measures)}, as the first's")
     return {measure: float(np.mean([of_set[measure] for of_set in scores.values()])) for measure in measures}
 
 

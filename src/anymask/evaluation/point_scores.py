@@ -149,8 +149,7 @@ def _image_ious(predictions: PredictionFolder, sample: Sample) -> list[dict[str,
 
 def _object_ious(truth: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, float]:
     ious = {
-        count: rle_ious(truth, [candidate["rle"] for candidate in answer])
-        for count, answer in entry["clicks"].items()
+        count: rle_ious(truth, [candidate["rle"] for candidate in answer]) for count, answer in entry["clicks"].items()
     }
     # The first of an answer's masks is the one that the model is most confident of.
     result = {count: float(of_answer[0]) for count, of_answer in ious.items()}

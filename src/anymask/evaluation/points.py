@@ -62,9 +62,7 @@ class PointSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "clicks", tuple(self.clicks))
         if not self.clicks or self.clicks[0] < 1 or list(self.clicks) != sorted(set(self.clicks)):
-            raise DataError(
-                f"clicks is {self.clicks}; allowed: rising numbers from 1 on, such as 1, 2, 3, 5, 9"
-            )
+            raise DataError(f"clicks is {self.clicks}; allowed: rising numbers from 1 on, such as 1, 2, 3, 5, 9")
         if self.first_point not in FIRST_POINTS:
             raise DataError(f"first_point is {self.first_point!r}; allowed: {' or '.join(FIRST_POINTS)}")
         for name in ("max_images", "max_objects"):
@@ -148,9 +146,7 @@ def predict_image(judged: Segmentable, sample: Sample, settings: PointSettings) 
     Each object has its `index` in the annotation file, the clicks it got, and for each number of clicks (and
     the box) the masks and confidences of the answer, best first.
     """
-    objects = [
-        _first_click(sample, index, settings) for index in _chosen_objects(sample, settings.max_objects)
-    ]
+    objects = [_first_click(sample, index, settings) for index in _chosen_objects(sample, settings.max_objects)]
     if objects:
         judged.set_image(sample.read_image())
         for count in range(1, settings.clicks[-1] + 1):
@@ -191,9 +187,7 @@ def _first_click(sample: Sample, index: int, settings: PointSettings) -> _Object
     return _Object(index, rle, [point_xy], [1])
 
 
-def _click_round(
-    judged: Segmentable, objects: Sequence[_Object], count: int, settings: PointSettings
-) -> None:
+def _click_round(judged: Segmentable, objects: Sequence[_Object], count: int, settings: PointSettings) -> None:
     """Answer the clicks so far for all objects, note the answers to report, and place the next clicks."""
     answers = list(judged.predict_batch([thing.prompt(settings.feedback) for thing in objects]))
     # Taken off the list one by one: masks at the image's size exist for one object at a time.
@@ -210,6 +204,5 @@ def _click_round(
 
 def _candidates(answer: Answer) -> list[dict[str, Any]]:
     return [
-        {"rle": rle, "score": float(score)}
-        for rle, score in zip(encode_rles(answer.masks), answer.scores, strict=True)
+        {"rle": rle, "score": float(score)} for rle, score in zip(encode_rles(answer.masks), answer.scores, strict=True)
     ]

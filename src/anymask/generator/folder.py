@@ -102,6 +102,10 @@ class FolderRun:
         """The model, on its device."""
         return load_model(self.model, checkpoint=self.checkpoint, device=self.device)
 
+    def read_roi(self) -> np.ndarray | None:
+        """The region of interest (H, W) bool: brighter than half. Raises `ImageError`."""
+        return None if self.roi is None else read_image(self.roi).max(axis=2) > 127
+
     def prepare(self, model: Segmenter, jobs: Sequence[Job], overwrite: bool = False) -> None:
         """Check that the run is possible and make the output folder; with `overwrite` nothing counts as done.
 
@@ -169,7 +173,7 @@ class FolderRun:
         taken: dict[Path, Job] = {}
         for job in jobs:
             if job.path.resolve().parent == out:
-                raise DataError(f"{self.out}: holds {job.path.name} itself; allowed: another folder for the results")
+                raise DataError(f"{self.out}: holds {job.path.name} itself; {_OTHER_PLACE}")
             other = taken.setdefault(self.annotation_path(job), job)
             if other is not job:
                 raise DataError(f"{other.path} and {job.path} would share one result; allowed: distinct names")
@@ -183,10 +187,11 @@ class FolderRun:
             "pred_iou_thresh": defaults.pred_iou_thresh,
             "stability_score_thresh": defaults.stability_score_thresh,
             **told,
-            "roi": None if self.roi is None else hashlib.sha256(self.roi.read_bytes()).hexdigest()[:16],
+            "roi": None if (roi_hw := self.read_roi()) is None else hashlib.sha256(roi_hw.tobytes()).hexdigest()[:16],
         }
 
 
+_OTHER_PLACE = "allowed: another folder for the results"
 _WAYS_OUT = "allowed: another folder, the same settings, or --overwrite"
 
 
@@ -194,7 +199,8 @@ def find_jobs(sources: Sequence[Path], recursive: bool, out: Path) -> list[Job]:
     """The images of files and folders, in order; those in the output folder are left out.
 
     Names are relative to their folder; of several folders each begins with the folder's name. Raises
-    `ImageError` for a path that is not there, and `DataError` when there is no image at all.
+    `ImageError` for a path that is not there, and `DataError` when there is no image at all or the output folder
+    is one of the folders.
     """
     folders = [source for source in sources if not source.is_file()]
     jobs: dict[Path, Job] = {}
@@ -202,6 +208,8 @@ def find_jobs(sources: Sequence[Path], recursive: bool, out: Path) -> list[Job]:
         if source.is_file():
             jobs.setdefault(source, Job(source, source.name))
             continue
+        if source.resolve() == out.resolve():
+            raise DataError(f"{out}: holds the images itself; {_OTHER_PLACE}")
         prefix = f"{source.resolve().name}/" if len(folders) > 1 else ""
         for path in list_images(source, recursive):
             if not path.resolve().is_relative_to(out.resolve()):
@@ -218,7 +226,7 @@ class Session:
     def __init__(self, run: FolderRun, model: Segmenter | None = None) -> None:
         self.run = run
         self.generator = MaskGenerator(model or run.load_model(), **run.options)
-        self.roi_hw = None if run.roi is None else read_image(run.roi).max(axis=2) > 127
+        self.roi_hw = run.read_roi()
 
     def work(self, job: Job, progress: Progress | None = None) -> Outcome:
         """Do one job. A bad image, or a fault that it brings to light, is an outcome with its reason.

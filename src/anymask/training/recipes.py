@@ -14,7 +14,7 @@ from anymask.training.losses import LossWeights
 def tiny(data: Path) -> TrainConfig:
     """The model in the package.
 
-    Command: `make train-tiny DATA=folder`; hardware: two CPU cores; the hour that made the packaged weights went through
+    Command: `make train-tiny DATA=folder`; hardware: two CPU cores; the hour of the packaged weights went through
     smaller crops first, see docs/model-card.md for its phases and scores. This is the setting in which it goes on.
     To go on from the packaged weights where the run's folder is gone: `--set init_from=FILE`.
     Sources are drawn by about the square root of their size, everyday photographs twice ("measured" on a prototype).

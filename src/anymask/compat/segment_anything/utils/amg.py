@@ -6,7 +6,6 @@ Boxes of masks here are x0, y0, x1, y1 with the last column and row INCLUDED, as
 
 from __future__ import annotations
 
-import math
 from collections.abc import ItemsView, Iterator, Sequence
 from typing import Any, Literal
 
@@ -17,7 +16,9 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from anymask.compat.segment_anything.errors import ArgumentError
+from anymask.geometry import boxes as geometry_boxes
 from anymask.geometry import regions
+from anymask.geometry.crops import layered_crops, point_grid
 from anymask.geometry.rle import decode_rle
 
 Column = list[Any] | np.ndarray | Tensor
@@ -119,23 +120,13 @@ def batched_mask_to_box(masks: Tensor) -> Tensor:
 
 
 def box_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Indices of the boxes (N, 4) that stay, best score first: greedy, in float32 as torchvision computes it.
+    """Indices of the boxes (N, 4) that stay, best score first; of equal scores the earlier is the better.
 
-    A box goes when it overlaps a better one that stays by MORE than the threshold; boxes without area overlap nothing.
+    A box goes when it overlaps a better one that stays by more than the threshold.
     """
     order = scores.argsort(descending=True, stable=True)
-    corners = boxes[order].float().cpu()
-    areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
-    is_kept = torch.ones(len(order), dtype=torch.bool)
-    for row in range(len(order)):
-        if not is_kept[row]:
-            continue
-        rest = corners[row + 1 :]
-        sides = torch.minimum(corners[row, 2:], rest[:, 2:]) - torch.maximum(corners[row, :2], rest[:, :2])
-        shared = sides.clamp(min=0).prod(dim=1)
-        # 0 / 0 is NaN, which is not more than the threshold.
-        is_kept[row + 1 :] &= ~(shared / (areas[row] + areas[row + 1 :] - shared) > iou_threshold)
-    return order[is_kept.to(order.device)]
+    kept = geometry_boxes.box_nms(boxes[order].cpu().numpy(), iou_threshold)
+    return order[torch.from_numpy(kept).to(order.device)]
 
 
 def calculate_stability_score(masks: Tensor, mask_threshold: float, threshold_offset: float) -> Tensor:
@@ -171,8 +162,7 @@ def build_point_grid(n_per_side: int) -> np.ndarray:
     """The centres (n * n, 2) x, y of n x n equal cells of the unit square, row by row."""
     if n_per_side < 1:
         raise ArgumentError(f"n_per_side is {n_per_side}; allowed: at least 1 point a side in every layer")
-    x, y = np.meshgrid(*2 * [(np.arange(n_per_side) + 0.5) / n_per_side])
-    return np.stack([x.ravel(), y.ravel()], axis=1)
+    return point_grid(n_per_side)
 
 
 def build_all_layer_point_grids(n_per_side: int, n_layers: int, scale_per_layer: int) -> list[np.ndarray]:
@@ -183,23 +173,13 @@ def build_all_layer_point_grids(n_per_side: int, n_layers: int, scale_per_layer:
 def generate_crop_boxes(
     im_size: Sequence[int], n_layers: int, overlap_ratio: float
 ) -> tuple[list[list[int]], list[int]]:
-    """The whole image (height, width) and its crops, x0, y0, x1, y1, with the layer of each.
+    """The whole image (height, width) and its crops, x0, y0, x1, y1, with the layer of each (`layered_crops`).
 
-    Layer i has 2**i x 2**i equal crops. In the first they overlap by `overlap_ratio` of the image's short side, later
-    by the same share of a crop.
+    Within a layer they come column by column.
     """
-    height, width = im_size
-    boxes, layers = [[0, 0, width, height]], [0]
-    for layer in range(1, n_layers + 1):
-        per_side = 2**layer
-        overlap = int(overlap_ratio * min(height, width) * (2 / per_side))
-        crop_width, crop_height = (math.ceil((side + overlap * (per_side - 1)) / per_side) for side in (width, height))
-        for column in range(per_side):
-            for row in range(per_side):
-                x0, y0 = column * (crop_width - overlap), row * (crop_height - overlap)
-                boxes.append([x0, y0, min(x0 + crop_width, width), min(y0 + crop_height, height)])
-                layers.append(layer)
-    return boxes, layers
+    crops = layered_crops((im_size[0], im_size[1]), n_layers, overlap_ratio)
+    crops.sort(key=lambda crop: (crop.layer, *crop.box_xyxy))
+    return [list(crop.box_xyxy) for crop in crops], [crop.layer for crop in crops]
 
 
 def uncrop_boxes_xyxy(boxes: Tensor, crop_box: Sequence[int]) -> Tensor:
