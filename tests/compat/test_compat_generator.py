@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from compat_networks import BlobDecoder, Pair, build_compatible_sam
+from small_networks import SMALL
 from torch import Tensor, nn
 
 import anymask.compat.segment_anything.automatic_mask_generator as generator_module
@@ -135,7 +136,7 @@ def test_memory_is_bounded_and_changes_nothing(
         return postprocess(self, masks, *sizes)
 
     monkeypatch.setattr(Sam, "postprocess_masks", counting)
-    monkeypatch.setattr(generator_module, "PIXELS_AT_ONCE", 3 * scene.shape[0] * scene.shape[1])
+    monkeypatch.setattr(generator_module, "PIXELS_AT_ONCE", 3 * int(SMALL["input_size"]) ** 2)
     assert_same_records(generator.generate(scene), expected)
     assert max(seen) == 3
 

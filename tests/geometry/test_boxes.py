@@ -7,6 +7,7 @@ from hypothesis.extra.numpy import arrays
 from anymask.geometry.boxes import (
     box_area,
     box_iou_matrix,
+    box_nms,
     clip_boxes_xyxy,
     masks_to_boxes_xyxy,
     xywh_to_xyxy,
@@ -73,3 +74,25 @@ def test_boxes_around_masks_are_tight(masks):
 
 def test_boxes_of_masks_without_pixels():
     np.testing.assert_array_equal(masks_to_boxes_xyxy(np.zeros((2, 0, 5), dtype=bool)), np.zeros((2, 4)))
+
+
+def test_suppression_keeps_the_first_of_those_that_overlap():
+    boxes = [[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [0, 0, 10, 9], [2, 0, 12, 10]]
+    assert box_nms(boxes, 0.7).tolist() == [0, 2, 4]  # the last overlaps the second, which is gone
+    assert box_nms(boxes, 0.6).tolist() == [0, 2]
+    assert box_nms(boxes, 1.0).tolist() == [0, 1, 2, 3, 4]
+    assert box_nms(np.zeros((0, 4)), 0.7).tolist() == []
+
+
+def test_a_box_of_just_the_threshold_stays():
+    assert box_nms([[0, 0, 10, 10], [0, 0, 10, 5]], 0.5).tolist() == [0, 1]
+    assert box_nms([[0, 0, 10, 10], [0, 0, 10, 5]], 0.49).tolist() == [0]
+
+
+@given(whole_boxes, st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]))
+def test_suppression_leaves_no_two_that_overlap_and_drops_none_without_reason(boxes, threshold):
+    kept = box_nms(boxes, threshold).tolist()
+    ious = box_iou_matrix(boxes, boxes)
+    for index in range(len(boxes)):
+        better = [other for other in kept if other < index]
+        assert (index in kept) == all(ious[index, other] <= threshold for other in better)

@@ -8,13 +8,18 @@ from pycocotools import mask as coco_mask
 from anymask.errors import DataError
 from anymask.geometry.boxes import masks_to_boxes_xyxy, xyxy_to_xywh
 from anymask.geometry.rle import (
+    checked_rle,
     decode_rle,
+    decode_rle_window,
     decode_rles,
     encode_rle,
     encode_rles,
+    encode_runs,
+    find_runs,
     rle_area,
     rle_size_hw,
     rle_to_box_xywh,
+    runs_to_box_xyxy,
 )
 
 some_masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -179,3 +184,49 @@ def test_codes_of_different_sizes_are_named():
         decode_rles(rles)
     with pytest.raises(DataError, match=r"rles\[0\]"):
         decode_rles(rles[:1], size_hw=(4, 4))
+
+
+@st.composite
+def masks_and_windows(draw):
+    """A mask and a window x0, y0, x1, y1 in it."""
+    height, width = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    mask = draw(arrays(np.bool_, (height, width)))
+    x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    return mask, (x0, y0, draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height)))
+
+
+@given(masks_and_windows())
+def test_a_window_of_a_code_is_the_window_of_its_mask(case):
+    mask, window = case
+    x0, y0, x1, y1 = window
+    part = decode_rle_window(encode_rle(mask), window)
+    assert part.flags.c_contiguous
+    np.testing.assert_array_equal(part, mask[y0:y1, x0:x1])
+
+
+@given(masks_and_windows())
+def test_runs_of_a_window_are_the_mask_inside_it(case):
+    mask, (x0, y0, x1, y1) = case
+    inside = np.zeros_like(mask)
+    inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
+    starts, ends = find_runs(np.ascontiguousarray(mask[y0:y1, x0:x1].T), (x0, y0), mask.shape[0])
+    assert encode_runs(starts, ends, mask.shape) == encode_rle(inside)
+    assert (ends - starts).sum() == inside.sum()
+    np.testing.assert_array_equal(runs_to_box_xyxy(starts, ends, mask.shape[0]), masks_to_boxes_xyxy(inside[None])[0])
+
+
+@given(some_masks, st.lists(st.integers(0, 30), max_size=3))
+def test_a_code_with_empty_runs_is_written_anew_without(mask, places):
+    counts = plain_counts(mask)
+    for place in places:
+        counts[place:place] = [0, 0]
+    code = {"size": list(mask.shape), "counts": counts}
+    np.testing.assert_array_equal(decode_rle(code), mask)
+    assert checked_rle(code) == encode_rle(mask)
+    assert checked_rle(encode_rle(mask)) == encode_rle(mask)
+
+
+@pytest.mark.parametrize("window", [(0, 0, 0, 2), (-1, 0, 2, 2), (0, 0, 5, 2), (0, 1, 2, 4)])
+def test_a_window_outside_is_refused(window):
+    with pytest.raises(DataError, match="window_xyxy"):
+        decode_rle_window(encode_rle(np.ones((3, 4), bool)), window)

@@ -11,10 +11,10 @@ from small_networks import randomise
 
 from anymask.errors import AnymaskError, CheckpointError
 from anymask.model import zoo
-from anymask.model.checkpoints import fingerprint, save_checkpoint
+from anymask.model.checkpoints import fingerprint, read_metadata, save_checkpoint, set_generator_defaults
 from anymask.model.device import available_devices, choose_device, choose_dtype
 from anymask.model.registry import BUILDERS, build_model
-from anymask.model.segmenter import Segmenter
+from anymask.model.segmenter import GeneratorDefaults, Segmenter
 from anymask.model.zoo import load_model, model_info
 
 
@@ -188,3 +188,32 @@ def test_info_of_every_model(packaged: Segmenter) -> None:
     assert [infos[name]["input_size"] for name in ("tiny", "vit_b")] == [512, 1024]
     with pytest.raises(CheckpointError, match="'vit_x' is not known"):
         model_info("vit_x")
+
+
+def test_thresholds_of_automatic_generation_travel_with_the_weights(packaged: Segmenter, tmp_path: Path) -> None:
+    assert load_model("tiny", device="cpu").generator_defaults == GeneratorDefaults(0.88, 0.95)
+    path = zoo.PACKAGED_FOLDER / "tiny.safetensors"
+    set_generator_defaults(path, GeneratorDefaults(0.7, 0.85))
+    model = load_model("tiny", device="cpu")
+    assert model.generator_defaults == GeneratorDefaults(0.7, 0.85)
+    assert fingerprint(model) == fingerprint(packaged)
+    assert read_metadata(path)["score"] == "0.5"
+    copy = tmp_path / "copy.safetensors"
+    save_checkpoint(model, copy)
+    for weights in ({"name_or_path": copy}, {"name_or_path": "tiny", "checkpoint": copy}):
+        assert load_model(**weights, device="cpu").generator_defaults == GeneratorDefaults(0.7, 0.85)
+
+
+@pytest.mark.parametrize("value", ["high", "88", "nan"])
+def test_a_threshold_that_is_none_is_named(packaged: Segmenter, tmp_path: Path, value: str) -> None:
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(packaged, path, {"pred_iou_thresh": value})
+    with pytest.raises(CheckpointError, match=rf"tiny\.safetensors has pred_iou_thresh '{value}'"):
+        load_model("tiny", checkpoint=path, device="cpu")
+
+
+def test_only_our_own_files_hold_thresholds(random_tiny: Segmenter, tmp_path: Path) -> None:
+    torch.save(random_tiny.state_dict(), tmp_path / "tiny.pth")
+    assert load_model("tiny", checkpoint=tmp_path / "tiny.pth", device="cpu").generator_defaults == GeneratorDefaults()
+    with pytest.raises(CheckpointError, match="cannot hold thresholds"):
+        set_generator_defaults(tmp_path / "tiny.pth", GeneratorDefaults(0.7, 0.8))

@@ -184,7 +184,9 @@ class SamAutomaticMaskGenerator:
         coords = predictor.transform.apply_coords(points, im_size)
         in_points = torch.as_tensor(coords, dtype=torch.float, device=predictor.device)[:, None]
         in_labels = torch.ones(in_points.shape[:2], dtype=torch.int, device=in_points.device)
-        masks_at_once = max(1, PIXELS_AT_ONCE // (im_size[0] * im_size[1]))
+        # On their way they pass through the size of the model's square.
+        pixels = max(im_size[0] * im_size[1], predictor.model.image_encoder.img_size**2)
+        masks_at_once = max(1, PIXELS_AT_ONCE // pixels)
         if getattr(type(predictor), "predict_torch", None) is not SamPredictor.predict_torch:
             few = max(1, masks_at_once // 3)
             for own, its_points, its_labels in batch_iterator(few, points, in_points, in_labels):

@@ -6,15 +6,11 @@ Legend: B prompts of one image, N points, C mask outputs, H W original pixels, h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from anymask.geometry.resize import interpolation_matrix
 
 PADDING_LABEL = -1
 
@@ -76,31 +72,13 @@ class Sam(nn.Module):
     def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
         """Mask logits (B, C, h, w) over the padded square at the original size (B, C, H, W).
 
-        `input_size` is the image's height and width in the model's frame, without the padding.
+        `input_size` is the image's height and width in the model's frame, without the padding. Two interpolations,
+        for the numbers of one straight to the original size would differ.
         """
         side = self.image_encoder.img_size
-        # bfloat16 would spoil the weights of the interpolation, float64 must not lose its digits.
-        dtype = masks.dtype if masks.dtype == torch.float64 else torch.float32
-        rows, columns = (
-            torch.from_numpy(
-                _upsampling_matrix(int(original_size[axis]), int(input_size[axis]), side, masks.shape[axis - 2])
-            ).to(masks.device, dtype)
-            for axis in (0, 1)
-        )
-        return (rows @ (masks.to(dtype) @ columns.T)).to(masks.dtype)
-
-
-@lru_cache(maxsize=8)
-def _upsampling_matrix(original: int, extent: int, side: int, low: int) -> np.ndarray:
-    """Two bilinear interpolations along one axis as one matrix (original, low).
-
-    First from `low` cells to the square of `side` pixels, then from the first `extent` of these to `original`. The
-    reference does them one after the other on every mask; the product gives its numbers without the masks of `side`
-    pixels in between.
-    """
-    to_side = interpolation_matrix(side, low, float(low))
-    to_original = interpolation_matrix(original, extent, float(extent))
-    return to_original @ to_side[:extent]
+        height, width = input_size
+        in_frame = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)[..., :height, :width]
+        return F.interpolate(in_frame, tuple(original_size), mode="bilinear", align_corners=False)
 
 
 def decode_prompts(

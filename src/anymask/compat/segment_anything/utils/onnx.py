@@ -1,7 +1,9 @@
 """The decoder as one graph, from an image embedding and labelled points to masks of the image's size.
 
-Made to be traced: no Python decision depends on a tensor's values. Legend: N points, M masks, H W original pixels,
-h w cells of the low-resolution masks.
+Made to be traced: no Python decision depends on a tensor's values. Both of torch's exporters take it; the newer one
+(torch 2.13) misplaces `dynamic_axes` that name some of the inputs only, so pass `dynamo=False` with those.
+
+Legend: N points, M masks, H W original pixels, h w cells of the low-resolution masks.
 """
 
 from __future__ import annotations
