@@ -5,7 +5,7 @@ import torch
 SETTINGS = {"points_per_side": 8, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.6, "crop_edge_tolerance": 3.0}
 
 
-def draw_blobs(features, prompts):
+def draw_blobs(features, prompts, iou_thresh=None):
     """Instead of `Segmenter.decode`: logits (B, 4, 4h, 4w), predicted IoU (B, 4); a function of click and image."""
     height, width = (4 * cells for cells in features.embedding.shape[-2:])
     x, y = (prompts.points_xy[:, 0, axis, None, None, None].double() / 4 for axis in (0, 1))
@@ -16,4 +16,7 @@ def draw_blobs(features, prompts):
     edge = radius * (1 + 0.2 * torch.sin(5 * angle + 9 * luck)) - torch.hypot(rows, columns)
     speckles = torch.sin(1.9 * torch.arange(width)) * torch.sin(2.3 * torch.arange(height))[:, None]
     logits = (edge * (0.6 + luck**2) + 3.5 * speckles).float()
-    return logits, (0.5 + 0.5 * torch.sin(1000 * luck))[..., 0, 0].float()
+    ious = (0.5 + 0.5 * torch.sin(1000 * luck))[..., 0, 0].float()
+    if iou_thresh is not None:
+        logits = logits[(ious[:, 1:] >= iou_thresh).any(dim=1)]
+    return logits, ious

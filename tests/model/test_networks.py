@@ -83,6 +83,25 @@ def test_each_prompt_reads_its_own_image(name: str, size_hw: tuple[int, int]) ->
     assert_close(model.decode(features, firsts)[0], model.decode(features, in_order)[0], 1e-6)
 
 
+@pytest.mark.parametrize("images", ["one for all", "one each", "by index"])
+@pytest.mark.parametrize(("name", "size_hw"), MODELS_AND_SIZES)
+@torch.inference_mode()
+def test_promising_prompts_alone_get_the_masks_that_all_get(name: str, size_hw: tuple[int, int], images: str) -> None:
+    model = random_model(name)
+    index = torch.tensor([2, 0, 1, 2, 0]) if images == "by index" else None
+    count = {"one for all": 1, "one each": len(RAGGED), "by index": 3}[images]
+    features = encode_images(model, count, size_hw)
+    logits, ious = model.decode(features, ragged_batch(size_hw, index))
+    best = ious[:, 1:].max(dim=1).values
+    iou_thresh = float(best.sort().values[2])  # three of five reach it
+    some_logits, all_ious = model.decode(features, ragged_batch(size_hw, index), iou_thresh)
+    assert torch.equal(all_ious, ious)
+    assert some_logits.shape[0] == 3
+    assert_close(some_logits, logits[best >= iou_thresh], 1e-5)
+    none, _ = model.decode(features, ragged_batch(size_hw, index), float(best.max()) + 1)
+    assert none.shape == (0, *logits.shape[1:])
+
+
 @torch.inference_mode()
 def test_what_stands_in_padding_is_never_read() -> None:
     model = random_model("tiny")

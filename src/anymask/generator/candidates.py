@@ -22,9 +22,9 @@ from anymask.prompts import PointLabel
 # Floats that decoding one prompt needs at its peak, for each cell and channel of the image embedding ("measured":
 # tiny, which draws prompts as maps, 13.7; decoders like the paper's 5.8 to 7.5).
 FLOATS_WITH_PROMPT_MAPS, FLOATS_WITHOUT = 14, 8
-# A bigger batch is quicker on a GPU; on a CPU its maps no longer fit the cache ("measured" with tiny on one core:
-# 8 ms a point in batches of 4, 10 in 16, 14 in 64; another core or GPU was not measured).
-BATCH_ON_CPU, BATCH_ELSEWHERE = 16, 64
+# A big batch suits a GPU ("assumed"); on a CPU its maps no longer fit the cache ("measured" with tiny on one core:
+# 10 ms a point in batches of 8, 13 in 32, 14 in 64).
+BATCH_ON_CPU, BATCH_ELSEWHERE = 8, 64
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,13 @@ def crop_candidates(
         clicks = torch.from_numpy(clicks_xy[start : start + points_at_once]).to(model.device)
         labels = torch.tensor([[PointLabel.FOREGROUND, PointLabel.NOT_A_POINT]], device=model.device)
         prompts = PromptBatch(torch.stack([clicks, torch.zeros_like(clicks)], dim=1), labels.expand(len(clicks), 2))
-        logits, ious = model.decode(features, prompts)
+        logits, ious = model.decode(features, prompts, scene.pred_iou_thresh)
         # Outputs 1 to 3 are the ambiguous ones, which a lone point asks for.
-        rows, outputs = torch.nonzero(ious[:, 1:].float() >= scene.pred_iou_thresh, as_tuple=True)
-        chosen = logits[rows, outputs + 1].float().cpu().numpy()
-        scores = ious[rows, outputs + 1].float().tolist()
-        for logits_hw, score, row in zip(chosen, scores, rows.tolist(), strict=True):
+        is_promising = ious[:, 1:].float() >= scene.pred_iou_thresh
+        chosen = logits[:, 1:][is_promising[is_promising.any(dim=1)]].float().cpu().numpy()
+        scores = ious[:, 1:][is_promising].float().tolist()
+        rows = is_promising.nonzero()[:, 0].tolist()
+        for logits_hw, score, row in zip(chosen, scores, rows, strict=True):
             x, y = points_xy[start + row].tolist()
             candidate = _candidate(logits_hw, score, (x, y), embedding.frame, crop, scene)
             if candidate is not None:

@@ -111,8 +111,13 @@ class Segmenter(nn.Module):
         """Normalised, padded pixels (I, 3, H, W) to image features."""
         return self.image_encoder(pixels)
 
-    def decode(self, features: ImageFeatures, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
-        """Mask logits (B, M, 4h, 4w) over the padded frame and predicted IoU (B, M); output 0 is the single one."""
+    def decode(
+        self, features: ImageFeatures, prompts: PromptBatch, iou_thresh: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mask logits (B, M, 4h, 4w) over the padded frame and predicted IoU (B, M); output 0 is the single one.
+
+        `iou_thresh`: logits of the promising prompts alone, see `MaskDecoder.forward`.
+        """
         cells_hw = features.embedding.shape[-2:]
         input_hw = tuple(cells * self.image_encoder.stride for cells in cells_hw)
         input_size = max(input_hw)
@@ -139,6 +144,7 @@ class Segmenter(nn.Module):
             dense,
             token_mask,
             prompts.image_index,
+            iou_thresh,
         )
 
     def _click_features(self, features: ImageFeatures, prompts: PromptBatch, input_hw: tuple[int, ...]) -> Tensor:
