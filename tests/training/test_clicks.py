@@ -5,13 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from anymask.geometry.points import mask_centre_xy
 from anymask.prompts import PointLabel
 from anymask.training.clicks import (
+    Annotator,
     ClickSchedule,
     Draws,
     correction_clicks,
     first_prompts,
     noisy_boxes,
+    sample_clicks,
     sample_pixels,
 )
 
@@ -213,3 +216,34 @@ def test_many_processes_make_the_clicks_that_one_makes(seed, world_size):
     for index in (0, 1, 3, 4):
         assert torch.equal(whole[index], torch.cat([part[index] for part in parts]))
     assert all(torch.equal(whole[2], part[2]) for part in parts)
+
+
+@given(regions, seeds)
+def test_an_annotator_who_clicks_centres_clicks_where_the_benchmark_does(masks, seed):
+    masks = masks.clone()
+    masks[:, 0, 0] = True
+    centres = [list(mask_centre_xy(mask.numpy())) for mask in masks]
+    assert sample_clicks(masks, Draws(seed), Annotator(centre_share=1.0)).tolist() == centres
+    nothing = torch.zeros_like(masks)
+    points, labels = correction_clicks(masks, nothing, Draws(seed), Annotator(centre_share=1.0))
+    assert points[:, 0].tolist() == centres
+    assert (labels == 1).all()
+
+
+def test_half_of_the_clicks_go_to_the_centre():
+    masks = square(20, 20, 80, 80, 100).expand(2000, -1, -1)
+    points = sample_clicks(masks, Draws(0), Annotator(centre_share=0.5))
+    centre = torch.tensor(mask_centre_xy(masks[0].numpy()))
+    assert (points == centre).all(dim=1).float().mean().item() == pytest.approx(0.5, abs=0.04)
+
+
+def test_a_steady_hand_draws_tighter_boxes():
+    masks = square(40, 50, 60, 150, 200).expand(1500, -1, -1)
+    exact = torch.tensor([[50.0, 40.0], [150.0, 60.0]])
+    shaky, steady = (
+        (noisy_boxes(masks, Draws(0), Annotator(has_steady_hand=is_steady)) - exact).abs()
+        for is_steady in (False, True)
+    )
+    assert steady.mean().item() == pytest.approx(shaky.mean().item() / 2, rel=0.1)
+    nearly_exact = (steady < 1).flatten(1).all(dim=1).float().mean().item()
+    assert nearly_exact > 0.05

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from anymask.geometry.points import mask_centre_xy
 from anymask.prompts import PointLabel
 
 BOX_NOISE = 0.1  # paper A: standard deviation of a box coordinate's noise, as a share of the side
@@ -66,6 +67,34 @@ class ClickSchedule:
         return new_point
 
 
+@dataclass(frozen=True)
+class Annotator:
+    """How the simulated annotator clicks and draws. The defaults are the paper's (A).
+
+    centre_share: of all clicks, how many go to the pixel farthest from the region's boundary instead of anywhere in
+    it; people click there, and so does the benchmark (paper D.1). has_steady_hand: the noise of each box is scaled
+    by a share of its own, uniform in [0, 1), so that exact boxes are seen too.
+    """
+
+    centre_share: float = 0.0
+    has_steady_hand: bool = False
+
+
+PAPER = Annotator()
+
+
+def sample_clicks(region: Tensor, draws: Draws, annotator: Annotator) -> Tensor:
+    """One click in each region, uniform or at its centre: (B, H, W) bool -> (B, 2) float x, y."""
+    points = sample_pixels(region, draws)
+    if annotator.centre_share:
+        at_centre = draws.uniform(region.shape[0]) < annotator.centre_share
+        for row in at_centre.nonzero()[:, 0].tolist():
+            mask = region[row].cpu().numpy()
+            if mask.any():
+                points[row] = points.new_tensor(mask_centre_xy(mask))
+    return points
+
+
 def sample_pixels(region: Tensor, draws: Draws) -> Tensor:
     """One uniformly random pixel of each region: (B, H, W) bool -> (B, 2) float x, y.
 
@@ -79,7 +108,7 @@ def sample_pixels(region: Tensor, draws: Draws) -> Tensor:
     return torch.stack([index % width, index // width], dim=1).float()
 
 
-def noisy_boxes(masks: Tensor, draws: Draws) -> Tensor:
+def noisy_boxes(masks: Tensor, draws: Draws, annotator: Annotator = PAPER) -> Tensor:
     """Each mask's box with noise on every coordinate, kept inside the image.
 
     masks (B, H, W) bool, none empty; returns (B, 2, 2): the top left corner x, y, then the bottom right.
@@ -94,19 +123,21 @@ def noisy_boxes(masks: Tensor, draws: Draws) -> Tensor:
     corners = torch.stack(edges, dim=2)  # (B, corner, xy)
     side = (corners[:, 1] - corners[:, 0])[:, None]
     noise = draws.normal(*corners.shape).to(corners.device) * side * BOX_NOISE
+    if annotator.has_steady_hand:
+        noise = noise * draws.uniform(masks.shape[0], 1, 1).to(corners.device)
     noisy = corners + noise.clamp(-BOX_NOISE_LIMIT, BOX_NOISE_LIMIT)
     limit = corners.new_tensor([width, height])
     return torch.minimum(noisy.clamp(min=0), limit)
 
 
-def first_prompts(masks: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+def first_prompts(masks: Tensor, draws: Draws, annotator: Annotator = PAPER) -> tuple[Tensor, Tensor]:
     """A foreground point or a noisy box for each mask, with equal chance (paper A).
 
     masks (B, H, W) bool, none empty. Returns points (B, 2, 2) and labels (B, 2): a point and "not a point",
     or the two corners, so that a batch of both keeps one shape.
     """
-    boxes = noisy_boxes(masks, draws)
-    points = sample_pixels(masks, draws)
+    boxes = noisy_boxes(masks, draws, annotator)
+    points = sample_clicks(masks, draws, annotator)
     is_box = (draws.uniform(masks.shape[0]) < 0.5).to(masks.device)
     points = torch.stack([points, torch.zeros_like(points)], dim=1)
     labels_box = torch.tensor([PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT], device=masks.device)
@@ -118,15 +149,17 @@ def first_prompts(masks: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     )
 
 
-def correction_clicks(truth: Tensor, predicted: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """A point uniform in each error region: foreground where it missed, background where it was too much.
+def correction_clicks(
+    truth: Tensor, predicted: Tensor, draws: Draws, annotator: Annotator = PAPER
+) -> tuple[Tensor, Tensor]:
+    """A point in each error region: foreground where it missed, background where it was too much.
 
     truth, predicted (B, H, W) bool. Returns points (B, 1, 2) and labels (B, 1); a mask without any error gets
     a foreground point inside the truth.
     """
     error = truth ^ predicted
     has_error = error.flatten(1).any(dim=1)
-    points = sample_pixels(torch.where(has_error[:, None, None], error, truth), draws)
+    points = sample_clicks(torch.where(has_error[:, None, None], error, truth), draws, annotator)
     x, y = points.long().unbind(1)
     labels = truth[torch.arange(truth.shape[0], device=truth.device), y, x].long()
     return points[:, None], labels[:, None]

@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass, field
 
 from anymask.training.augment import Augmentation
-from anymask.training.clicks import ClickSchedule
+from anymask.training.clicks import Annotator, ClickSchedule
+from anymask.training.composite import Pasting
 from anymask.training.losses import LossWeights
 
 
@@ -47,9 +48,11 @@ class TrainConfig:
     max_area_share: float = 0.9  # paper A: larger masks are dropped
     min_area: int = 40  # crop pixels; assumed: below it a mask is a few grid cells
     schedule: ClickSchedule = field(default_factory=ClickSchedule)
+    annotator: Annotator = field(default_factory=Annotator)
     losses: LossWeights = field(default_factory=LossWeights)
     single_output_weight: float = 0.0  # the single-answer token's loss on ambiguous prompts; paper: none
     augmentation: Augmentation = field(default_factory=Augmentation)
+    pasting: Pasting = field(default_factory=Pasting)
     precision: str = "32-true"
     compile: bool = False
     workers: int = 1

@@ -16,6 +16,7 @@ from anymask.data.sa1b import Sa1bFolder, Sample, read_split
 from anymask.errors import DataError
 from anymask.geometry.rle import decode_rles
 from anymask.training.augment import draw_crop, jitter_colour
+from anymask.training.composite import draw_blob, paste
 from anymask.training.config import DataSource, TrainConfig
 
 MAX_TRIES = 50  # images drawn before a data set is said to hold no usable mask
@@ -59,12 +60,28 @@ class BatchDataset(Dataset[TrainingBatch]):
         for slot in range(self.images):
             # The slot counts over all processes: N processes see together what one would see alone.
             rng = np.random.default_rng((self.config.seed, step, self.rank * self.images + slot))
-            drawn = self._draw(rng)
+            drawn = self._composite(self._draw(rng), rng)
             pixels.append(torch.from_numpy(drawn.image_hwc).permute(2, 0, 1))
             sizes_hw.append(drawn.size_hw)
             masks.append(torch.from_numpy(drawn.masks_khw))
         index = torch.arange(self.images).repeat_interleave(self.config.masks_per_image)
         return TrainingBatch(torch.stack(pixels), torch.tensor(sizes_hw), torch.cat(masks), index)
+
+    def _composite(self, scene: DrawnCrop, rng: np.random.Generator) -> DrawnCrop:
+        """Now and then, objects of other crops pasted onto this one."""
+        pasting = self.config.pasting
+        if pasting.share == 0 or rng.random() >= pasting.share:
+            return scene
+        height, width = scene.size_hw
+        image_hwc, masks_khw = scene.image_hwc[:height, :width], scene.masks_khw[:, :height, :width]
+        for _ in range(int(rng.integers(1, pasting.max_objects + 1))):
+            donor = self._draw(rng)
+            is_blob = rng.random() < pasting.blob_share
+            cut_out = draw_blob(scene.size_hw, rng) if is_blob else donor.masks_khw[0, :height, :width]
+            pasted = paste(image_hwc, masks_khw, donor.image_hwc[:height, :width], cut_out, rng)
+            if pasted is not None:
+                image_hwc[:], masks_khw[:] = pasted
+        return scene
 
     def _draw(self, rng: np.random.Generator) -> DrawnCrop:
         for _ in range(MAX_TRIES):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anymask.training.augment import Augmentation
-from anymask.training.clicks import ClickSchedule
+from anymask.training.clicks import Annotator, ClickSchedule
+from anymask.training.composite import Pasting
 from anymask.training.config import DataSource, TrainConfig
 from anymask.training.losses import LossWeights
 
@@ -26,11 +27,11 @@ def tiny(data: Path) -> TrainConfig:
         sources=sources,
         splits_file=str(data / "splits.json"),
         init_from="imagenet",
-        crop_size=320,
-        images_per_step=8,
+        crop_size=384,
+        images_per_step=4,
         masks_per_image=4,
         total_steps=200_000,
-        learning_rate=6e-4,
+        learning_rate=5e-4,
         encoder_lr_scale=0.5,
         layer_decay=0.85,
         weight_decay=0.05,
@@ -39,9 +40,11 @@ def tiny(data: Path) -> TrainConfig:
         dropout=0.0,
         ema_decay=0.998,
         schedule=ClickSchedule(rounds=3, mask_only_rounds=0),
+        annotator=Annotator(centre_share=0.5, has_steady_hand=True),
         losses=LossWeights(focal=0.0, dice=1.0, cross_entropy=1.0, balanced_cross_entropy=0.1, iou=4.0),
         single_output_weight=0.5,
-        augmentation=Augmentation(scale_range=(0.6, 1.8), aspect_jitter=0.2, flip=True, colour=0.7),
+        augmentation=Augmentation(scale_range=(0.7, 2.0), aspect_jitter=0.2, flip=True, colour=0.7),
+        pasting=Pasting(share=0.35),
         validate_every=400,
     )
 

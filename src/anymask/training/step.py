@@ -31,7 +31,7 @@ class TrainingStep(nn.Module):
         features = self.encode(pixels.contiguous(memory_format=torch.channels_last))
         target = grid_target(batch.masks, self.config.crop_size * 4 // self.segmenter.image_encoder.stride)
 
-        points, labels = first_prompts(batch.masks, draws)
+        points, labels = first_prompts(batch.masks, draws, self.config.annotator)
         feedback: Tensor | None = None
         losses: list[Tensor] = []
         curves: dict[str, Tensor] = {}
@@ -40,7 +40,7 @@ class TrainingStep(nn.Module):
             if round_index and is_new_point:
                 assert feedback is not None
                 predicted = upsampled(feedback, self.config.crop_size) > 0
-                new_points, new_labels = correction_clicks(batch.masks, predicted, draws)
+                new_points, new_labels = correction_clicks(batch.masks, predicted, draws, self.config.annotator)
                 points, labels = torch.cat([points, new_points], 1), torch.cat([labels, new_labels], 1)
             prompts = PromptBatch(points, labels, feedback, image_index=batch.image_index)
             all_logits, all_ious = self.segmenter.decode(features, prompts)

@@ -1,0 +1,96 @@
+"""Composite scenes: objects cut out of other images, or blobs of their texture, pasted onto a training crop.
+
+What is pasted hides what lies under it, so outlines are exact and objects are seen in front of what no photograph
+shows them with. All a pure function of the numpy generator, as everything that makes a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+MIN_AREA_SHARE, MAX_AREA_SHARE = 0.004, 0.3  # of the crop; assumed: smaller is a speck, larger hides the scene
+MIN_VISIBLE_SHARE = 0.3  # assumed: an object hidden more than that is no fair question any more
+EDGE_SIGMA = 0.7  # pixels; assumed: about as soft as a lens draws an edge
+
+
+@dataclass(frozen=True)
+class Pasting:
+    """How often crops become composites: `share` of them get 1 to `max_objects` pasted objects, of which
+    `blob_share` are random blobs of another image's texture instead of annotated objects.
+    """
+
+    share: float = 0.0
+    max_objects: int = 2
+    blob_share: float = 0.25
+
+
+def paste(
+    scene_hwc: np.ndarray,
+    masks_khw: np.ndarray,
+    donor_hwc: np.ndarray,
+    object_hw: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """One object of a donor image at a random place of the scene, all of one size (H, W).
+
+    Returns the new scene and masks, of which a random one is the pasted object's and the others have lost what it
+    hides; None when that would hide another mask too much or nothing of the object would be seen.
+    """
+    area_share = object_hw.mean()
+    if not MIN_AREA_SHARE <= area_share <= MAX_AREA_SHARE:
+        return None
+    shift_xy = _random_shift(object_hw, rng)
+    moved_object, moved_donor = (_shifted(array, shift_xy) for array in (object_hw.view(np.uint8), donor_hwc))
+    pasted = moved_object.view(bool)
+    if pasted.mean() < MIN_AREA_SHARE:
+        return None
+    remaining = masks_khw & ~pasted
+    replaced = int(rng.integers(len(masks_khw)))
+    visible = remaining.sum(axis=(1, 2)) / np.maximum(masks_khw.sum(axis=(1, 2)), 1)
+    if (np.delete(visible, replaced) < MIN_VISIBLE_SHARE).any():
+        return None
+    remaining[replaced] = pasted
+    alpha = cv2.GaussianBlur(moved_object.astype(np.float32), (0, 0), EDGE_SIGMA)[..., None]
+    scene = np.rint(scene_hwc * (1 - alpha) + moved_donor * alpha).astype(np.uint8)
+    return scene, remaining
+
+
+def draw_blob(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A smooth closed random shape somewhere in the image: (H, W) bool, 0.5% to about 15% of its area."""
+    height, width = size_hw
+    angles = np.linspace(0, 2 * np.pi, 128, endpoint=False)
+    waves = np.arange(2, 7)
+    heights = rng.normal(0, 0.35, waves.size) / waves
+    radii = 1 + (heights[:, None] * np.cos(waves[:, None] * angles + rng.uniform(0, 2 * np.pi, (waves.size, 1)))).sum(0)
+    radius = np.exp(rng.uniform(np.log(0.04), np.log(0.22))) * min(height, width)
+    stretch = np.exp(rng.uniform(-0.5, 0.5))
+    turn = rng.uniform(0, 2 * np.pi)
+    outline = np.stack([np.cos(angles) * stretch, np.sin(angles) / stretch]) * np.maximum(radii, 0.2) * radius
+    cosine, sine = np.cos(turn), np.sin(turn)
+    centre_xy = rng.uniform(0.1, 0.9, 2) * (width, height)
+    points_xy = np.array([[cosine, -sine], [sine, cosine]]) @ outline + centre_xy[:, None]
+    blob = np.zeros(size_hw, dtype=np.uint8)
+    cv2.fillPoly(blob, [np.rint(points_xy.T).astype(np.int32)], 1)
+    return blob.view(bool)
+
+
+def _random_shift(object_hw: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+    """A shift that leaves the object's centre of mass inside the image."""
+    rows, columns = np.nonzero(object_hw)
+    height, width = object_hw.shape
+    x, y = rng.uniform(0, width), rng.uniform(0, height)
+    return round(x - columns.mean()), round(y - rows.mean())
+
+
+def _shifted(array: np.ndarray, shift_xy: tuple[int, int]) -> np.ndarray:
+    """The array moved right and down by `shift_xy`, zero where nothing moves in."""
+    height, width = array.shape[:2]
+    dx, dy = shift_xy
+    moved = np.zeros_like(array)
+    moved[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = array[
+        max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
+    ]
+    return moved

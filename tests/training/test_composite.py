@@ -1,0 +1,83 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_runs import small_config
+
+from anymask.training.composite import MIN_AREA_SHARE, MIN_VISIBLE_SHARE, Pasting, draw_blob, paste
+from anymask.training.dataset import BatchDataset
+
+seeds = st.integers(0, 2**32)
+SIZE_HW = (40, 60)
+
+
+def box_mask(top, left, bottom, right):
+    mask = np.zeros(SIZE_HW, dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+SCENE = np.full((*SIZE_HW, 3), 50, dtype=np.uint8)
+DONOR = np.full((*SIZE_HW, 3), 200, dtype=np.uint8)
+MASKS = np.stack([box_mask(0, 0, 20, 30), box_mask(10, 10, 38, 58), box_mask(30, 40, 40, 60)])
+OBJECT = box_mask(5, 5, 15, 25)
+
+
+@given(seeds)
+def test_a_pasted_object_is_seen_whole_and_hides_what_is_under_it(seed):
+    pasted = paste(SCENE, MASKS, DONOR, OBJECT, np.random.default_rng(seed))
+    if pasted is None:
+        return
+    image, masks = pasted
+    is_new = [not (mask & ~old).any() for mask, old in zip(masks, MASKS, strict=True)].count(False)
+    assert is_new <= 1
+    bright = image[..., 0] > 190  # only the donor is so bright; its edge is soft
+    owner = [index for index in range(3) if bright.any() and (masks[index] & bright).sum() == bright.sum()]
+    assert owner, "one mask holds all that was pasted"
+    others = np.delete(masks, owner[0], axis=0)
+    assert not (others & masks[owner[0]]).any()
+    for mask, old in zip(others, np.delete(MASKS, owner[0], axis=0), strict=True):
+        assert mask.sum() >= MIN_VISIBLE_SHARE * old.sum()
+    far = ~masks[owner[0]]
+    assert (image[far] <= 140).all()
+
+
+def test_most_places_can_be_pasted_on():
+    done = [paste(SCENE, MASKS, DONOR, OBJECT, np.random.default_rng(seed)) is not None for seed in range(50)]
+    assert sum(done) > 35
+
+
+@pytest.mark.parametrize("cut_out", [box_mask(0, 0, 1, 1), box_mask(0, 0, 40, 50)], ids=["speck", "too large"])
+def test_specks_and_scene_fillers_are_not_pasted(cut_out):
+    assert all(paste(SCENE, MASKS, DONOR, cut_out, np.random.default_rng(seed)) is None for seed in range(5))
+
+
+@given(seeds)
+def test_a_blob_is_one_piece_of_fair_size(seed):
+    import cv2
+
+    blob = draw_blob((120, 160), np.random.default_rng(seed))
+    assert blob.shape == (120, 160)
+    assert 0 < blob.mean() < 0.35
+    assert cv2.connectedComponents(blob.astype(np.uint8))[0] == 2
+
+
+def test_composites_are_repeatable_and_keep_padding_empty(scenes):
+    config = small_config(scenes, images_per_step=4, masks_per_image=3, pasting=Pasting(share=1.0))
+    plain = BatchDataset(replace(config, pasting=Pasting()), 0, 1)
+    changed = 0
+    for step in range(4):
+        batch, again = (BatchDataset(config, 0, 1)[step] for _ in range(2))
+        assert torch.equal(batch.pixels, again.pixels)
+        assert torch.equal(batch.masks, again.masks)
+        changed += not torch.equal(batch.pixels, plain[step].pixels)
+        for index, (height, width) in enumerate(batch.sizes_hw.tolist()):
+            own = batch.masks[batch.image_index == index]
+            assert not own[:, height:].any()
+            assert not own[:, :, width:].any()
+            assert not batch.pixels[index, :, height:].any()
+        assert batch.masks.flatten(1).sum(dim=1).min() >= MIN_AREA_SHARE
+    assert changed >= 2
