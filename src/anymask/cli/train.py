@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,10 +13,11 @@ from anymask.errors import AnymaskError
 
 if TYPE_CHECKING:
     from anymask.training.config import TrainConfig
+    from anymask.training.pretrain import PretrainConfig
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="tiny, sam_vit_b, sam_vit_l or sam_vit_h.")],
+    recipe: Annotated[str, typer.Argument(help="tiny, fine_tune, sam_vit_b, sam_vit_l or sam_vit_h.")],
     data: Annotated[Path, typer.Option(help="Folder of the data; what is expected in it is in the recipe.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: in the cache folder.")] = None,
     set_: Annotated[
@@ -53,7 +54,46 @@ def train(
         typer.echo(json.dumps({"run": str(folder), **scores}))
 
 
-def with_settings(config: TrainConfig, settings: list[str]) -> TrainConfig:
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="tiny or vit_b.")],
+    photos: Annotated[Path, typer.Option(help="Folder of photos, searched in depth; no masks are needed.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: in the cache folder.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe (JSON value)."),
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many further steps.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the configuration and stop.")] = False,
+) -> None:
+    """Teach an image encoder on photos without masks, by masked autoencoding; resumable like `train`.
+
+    The run's encoder.safetensors starts a training: `anymask train RECIPE --set init_from=RUN/encoder.safetensors`.
+    """
+    from anymask.training.recipes import PRETRAIN_RECIPES
+
+    if recipe not in PRETRAIN_RECIPES:
+        raise AnymaskError(f"recipe {recipe!r} is not known; the recipes are {', '.join(PRETRAIN_RECIPES)}")
+    config = with_settings(PRETRAIN_RECIPES[recipe](photos), set_ or [])
+    if show:
+        typer.echo(config.to_json())
+        return
+    import torch
+
+    from anymask.model.cache import cache_folder
+    from anymask.training.pretrain import pretrain as run
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = out or cache_folder() / "pretrain" / recipe
+    typer.echo(json.dumps({"run": str(folder), **run(config, folder, device=device, max_steps=max_steps)}))
+
+
+Config = TypeVar("Config", bound="TrainConfig | PretrainConfig")
+
+
+def with_settings(config: Config, settings: list[str]) -> Config:
     """The configuration with `key=value` changes; `outer.inner=value` reaches into its parts.
 
     Values are JSON, or plain words. Raises `AnymaskError` for an unknown key or a value of another type.

@@ -14,11 +14,18 @@ from anymask.training.losses import LossWeights
 
 @dataclass(frozen=True)
 class DataSource:
-    """A folder in SA-1B layout and how often it is drawn from; `split` names a set in the splits file."""
+    """A folder in SA-1B layout and how often it is drawn from.
+
+    `split` names a set in the splits file, which says what is held out. Without one, `val_share` of the images are
+    held out, the same in every run; 0 validates on the images that are trained on. Of those to train on,
+    `train_share` are used, for learning with less.
+    """
 
     folder: str
     weight: float = 1.0
     split: str | None = None
+    val_share: float = 0.0
+    train_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,9 @@ class TrainConfig:
     total_steps: int
     learning_rate: float
     splits_file: str | None = None
-    init_from: str | None = None  # a checkpoint, or "imagenet" for tiny's encoder
+    init_from: str | None = None  # a checkpoint, "pretrained" (what load_model takes), "imagenet" (tiny)
+    frozen: tuple[str, ...] = ()  # parameters whose names start so are left as they are
+    lora_rank: int = 0  # above 0: of the image encoder only low-rank updates of the attention are trained
     encoder_lr_scale: float = 1.0
     layer_decay: float = 1.0
     weight_decay: float = 0.1  # paper A
@@ -54,6 +63,8 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     pasting: Pasting = field(default_factory=Pasting)
     precision: str = "32-true"
+    accumulate: int = 1  # a step's images go through in so many parts, one after the other
+    checkpoint_activations: bool = False
     compile: bool = False
     workers: int = 1
     seed: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -35,37 +36,58 @@ class TrainingBatch:
 
 
 def open_source(source: DataSource, splits_file: str | None, part: str) -> Sa1bFolder:
-    """The images of one source; `part` ("train" or "val") picks the side of its split, if it has one."""
-    if source.split is None or splits_file is None:
+    """The images of one source; `part` ("train" or "val") picks the side of its split or of its `val_share`."""
+    if source.split is not None and splits_file is not None:
+        names = read_split(Path(splits_file), source.split, part)
+    elif source.val_share:
+        names = Sa1bFolder(source.folder).names
+        held_out = set(_share(names, source.val_share, "val"))
+        names = [name for name in names if (name in held_out) == (part == "val")]
+    elif source.train_share == 1 or part == "val":
         return Sa1bFolder(source.folder)
-    return Sa1bFolder(source.folder, names=read_split(Path(splits_file), source.split, part))
+    else:
+        names = Sa1bFolder(source.folder).names
+    if part == "train":
+        names = _share(names, source.train_share, "train")
+    return Sa1bFolder(source.folder, names=names)
+
+
+def _share(names: list[str], share: float, purpose: str) -> list[str]:
+    """So many of the names, at least one, always the same: those whose checksums come first."""
+    in_order = sorted(names, key=lambda name: zlib.crc32(f"{purpose} {name}".encode()))
+    return sorted(in_order[: max(1, round(share * len(names)))])
 
 
 class BatchDataset(Dataset[TrainingBatch]):
-    """Item number `step` is the batch of that step for this process."""
+    """Item `step * accumulate + part` is that part of the step's batch for this process.
+
+    A part counts like a process of its own: however the images of a step are shared out, they are the same.
+    """
 
     def __init__(self, config: TrainConfig, rank: int, world_size: int) -> None:
         self.config = config
         self.rank = rank
-        self.images = config.images_per_step // world_size
+        self.images = config.images_per_step // (world_size * config.accumulate)
         self.folders = [open_source(source, config.splits_file, "train") for source in config.sources]
         weights = np.array([source.weight for source in config.sources], dtype=np.float64)
         self.probabilities = weights / weights.sum()
 
     def __len__(self) -> int:
-        return self.config.total_steps
+        return self.config.total_steps * self.config.accumulate
 
-    def __getitem__(self, step: int) -> TrainingBatch:
+    def __getitem__(self, index: int) -> TrainingBatch:
+        step, part = divmod(index, self.config.accumulate)
+        first_slot = (self.rank * self.config.accumulate + part) * self.images
         pixels, sizes_hw, masks = [], [], []
         for slot in range(self.images):
             # The slot counts over all processes: N processes see together what one would see alone.
-            rng = np.random.default_rng((self.config.seed, step, self.rank * self.images + slot))
+            rng = np.random.default_rng((self.config.seed, step, first_slot + slot))
             drawn = self._composite(self._draw(rng), rng)
             pixels.append(torch.from_numpy(drawn.image_hwc).permute(2, 0, 1))
             sizes_hw.append(drawn.size_hw)
             masks.append(torch.from_numpy(drawn.masks_khw))
-        index = torch.arange(self.images).repeat_interleave(self.config.masks_per_image)
-        return TrainingBatch(torch.stack(pixels), torch.tensor(sizes_hw), torch.cat(masks), index)
+        image_index = torch.arange(self.images).repeat_interleave(self.config.masks_per_image)
+        return TrainingBatch(torch.stack(pixels), torch.tensor(sizes_hw), torch.cat(masks), image_index)
 
     def _composite(self, scene: DrawnCrop, rng: np.random.Generator) -> DrawnCrop:
         """Now and then, objects of other crops pasted onto this one."""
@@ -144,7 +166,7 @@ def training_batches(config: TrainConfig, first_step: int, rank: int, world_size
     workers = min(config.workers, os.cpu_count() or 1)
     return DataLoader(
         dataset,
-        sampler=range(first_step, config.total_steps),
+        sampler=range(first_step * config.accumulate, config.total_steps * config.accumulate),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=3 if workers else None,

@@ -10,9 +10,10 @@ import csv
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -20,9 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save_file
 
 from anymask.errors import CheckpointError
+from anymask.model.checkpoints import load_checkpoint
 from anymask.model.device import choose_device
 from anymask.model.registry import Regularisation, build_model
 from anymask.model.segmenter import Segmenter
+from anymask.model.zoo import weights_path
+from anymask.training.adapt import add_low_rank_updates, checkpoint_activations, freeze, merged_weights
 from anymask.training.clicks import Draws
 from anymask.training.config import TrainConfig
 from anymask.training.dataset import TrainingBatch, training_batches
@@ -38,7 +42,7 @@ FREE_TO_CHANGE = {
     "total_steps", "save_every", "validate_every", "validation_objects", "workers", "compile", "precision",
     "learning_rate", "lr_drops", "cooldown_steps", "sources", "splits_file", "losses", "augmentation",
     "schedule", "annotator", "pasting", "crop_size", "images_per_step", "masks_per_image", "ema_decay",
-    "single_output_weight", "clip_norm",
+    "single_output_weight", "clip_norm", "accumulate", "checkpoint_activations",
 }  # fmt: skip
 
 
@@ -72,13 +76,8 @@ def train(
         task = progress.add_task(config.model, total=config.total_steps, completed=first_step, note="")
         for step in range(first_step, last_step):
             started = time.perf_counter()
-            batch = to_device(next(batches), fabric.device)
-            waited = time.perf_counter() - started
             set_learning_rate(wrapped_optimiser, learning_rate(config, step))
-            seed = (config.seed * 1_000_003 + step) * 4096
-            torch.manual_seed(seed + 1 + fabric.global_rank)  # dropout and drop path: others in each process
-            loss, curves = module(batch, Draws(seed, fabric.global_rank, fabric.world_size))
-            fabric.backward(loss)
+            row = accumulate_gradients(fabric, module, config, step, batches)
             norm = fabric.clip_gradients(module, wrapped_optimiser, max_norm=config.clip_norm)
             assert norm is not None
             wrapped_optimiser.step()
@@ -87,10 +86,12 @@ def train(
 
             done = step + 1
             if fabric.is_global_zero:
-                row = {name: float(value) for name, value in curves.items()}
-                row |= {"norm": float(norm), "seconds": time.perf_counter() - started, "waited": waited}
+                row |= {"norm": float(norm), "seconds": time.perf_counter() - started, "waited": row.pop("waited")}
                 append_curve(run_folder / TRAINING_CURVE, done, row)
-                note = f"loss {row['loss']:.3f} oracle {row['iou_oracle']:.3f}"
+                speed, waiting = config.images_per_step / row["seconds"], row["waited"] / row["seconds"]
+                note = (
+                    f"loss {row['loss']:.3f} oracle {row['iou_oracle']:.3f} {speed:.1f} images/s waiting {waiting:.0%}"
+                )
                 progress.update(task, completed=done, note=note)
                 if done % config.validate_every == 0 or done == last_step:
                     scores = validate_averaged(segmenter, averaged, config)
@@ -102,7 +103,40 @@ def train(
     return scores
 
 
-def launch_fabric(config: TrainConfig, device: str) -> Fabric:
+def accumulate_gradients(
+    fabric: Fabric, module: Any, config: TrainConfig, step: int, batches: Iterator[TrainingBatch]
+) -> dict[str, float]:
+    """Gradients of one step's images, part by part; returns the means of the curves and seconds `waited` for data."""
+    seed = (config.seed * 1_000_003 + step) * 4096
+    sums: dict[str, float] = {"waited": 0.0}
+    for part in range(config.accumulate):
+        started = time.perf_counter()
+        batch = to_device(next(batches), fabric.device)
+        sums["waited"] += time.perf_counter() - started
+        share = fabric.global_rank * config.accumulate + part
+        torch.manual_seed(seed + 1 + share)  # dropout and drop path: others in each share of the step
+        with fabric.no_backward_sync(module, enabled=part < config.accumulate - 1):
+            loss, curves = module(batch, Draws(seed, share, fabric.world_size * config.accumulate))
+            fabric.backward(loss / config.accumulate)
+        for name, value in curves.items():
+            sums[name] = sums.get(name, 0.0) + float(value) / config.accumulate
+    return sums
+
+
+class StepPlan(Protocol):
+    """What of a configuration says how the images of a step are shared out."""
+
+    @property
+    def images_per_step(self) -> int: ...
+
+    @property
+    def accumulate(self) -> int: ...
+
+    @property
+    def precision(self) -> str: ...
+
+
+def launch_fabric(config: StepPlan, device: str) -> Fabric:
     """Fabric over all processes that torchrun started, each on a device of its own, or over this one.
 
     Raises `AnymaskError` for a device that is not here and `CheckpointError` when the images can't be shared.
@@ -111,10 +145,10 @@ def launch_fabric(config: TrainConfig, device: str) -> Fabric:
     alone: list[int] | int = 1 if chosen.type == "cpu" else [chosen.index or 0]
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if config.images_per_step % world_size:
+    if config.images_per_step % (world_size * config.accumulate):
         raise CheckpointError(
-            f"images_per_step={config.images_per_step} cannot be shared by {world_size} processes; "
-            "it must be a multiple of their number"
+            f"images_per_step={config.images_per_step} cannot be shared by {world_size} processes in "
+            f"{config.accumulate} parts each; it must be a multiple of {world_size * config.accumulate}"
         )
     fabric = Fabric(
         accelerator=chosen.type,
@@ -128,17 +162,30 @@ def launch_fabric(config: TrainConfig, device: str) -> Fabric:
 
 
 def start_model(config: TrainConfig) -> Segmenter:
-    """The model with fresh weights, or those that `config.init_from` names."""
+    """The model with fresh weights or those that `config.init_from` names, and what of it is to be trained."""
     segmenter = build_model(config.model, Regularisation(config.drop_path, config.dropout))
     if config.init_from == "imagenet":
         start_from_imagenet(segmenter)
     elif config.init_from is not None:
-        from anymask.model.checkpoints import load_checkpoint
-
-        load_checkpoint(segmenter, config.init_from)
+        load_checkpoint(
+            segmenter, pretrained_path(config.model) if config.init_from == "pretrained" else config.init_from
+        )
+    freeze(segmenter, config.frozen)
+    if config.lora_rank:
+        add_low_rank_updates(segmenter, config.lora_rank)
+    if config.checkpoint_activations:
+        checkpoint_activations(segmenter)
     # Channels last halves the time of the convolutions on a CPU (measured: 61 to 30 ms) and suits GPUs too.
     segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return segmenter.train()
+
+
+def pretrained_path(model: str) -> Path:
+    """The weights that `anymask.load_model(model)` takes. Raises `CheckpointError` when they are not here."""
+    path = weights_path(model)
+    if path is None or not path.is_file():
+        raise CheckpointError(f"init_from='pretrained': {model} has no weights here; allowed: a checkpoint's path")
+    return path
 
 
 def restore(
@@ -203,7 +250,7 @@ def keep_best(run_folder: Path, averaged: AveragedWeights, scores: dict[str, flo
     if not scores["score"] > best:
         return best
     partial = run_folder / "best.safetensors.partial"
-    save_file({name: value.contiguous() for name, value in averaged.weights.items()}, partial)
+    save_file({name: value.contiguous() for name, value in merged_weights(averaged.weights).items()}, partial)
     os.replace(partial, run_folder / "best.safetensors")
     write_atomically(run_folder / "best.json", json.dumps({"step": step, **scores}, indent=1))
     return scores["score"]
@@ -235,6 +282,12 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def progress_note(config: TrainConfig, row: dict[str, float]) -> str:
+    """Losses, images a second, and the share of the time that went by waiting for data."""
+    speed, waiting = config.images_per_step / row["seconds"], row["waited"] / row["seconds"]
+    return f"loss {row['loss']:.3f} oracle {row['iou_oracle']:.3f} {speed:.1f} images/s, waiting {waiting:.0%}"
 
 
 def progress_bar(is_visible: bool) -> Progress:
