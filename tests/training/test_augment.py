@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anymask.geometry.resize import resize_image
 from anymask.training.augment import Augmentation, Crop, draw_crop, jitter_colour
 
 sides = st.integers(1, 400)
@@ -75,14 +76,16 @@ def test_image_and_mask_stay_on_each_other(seed):
 
 def test_a_flip_turns_the_image_and_leaves_the_padding_on_the_right():
     image = np.arange(1, 7, dtype=np.uint8).reshape(2, 3)
-    straight, flipped = (Crop(0, 0, 3, 2, (2, 3), 4, is_flipped).apply(image) for is_flipped in (False, True))
+    straight, flipped = (
+        Crop(image.shape[:2], 0, 0, 3, 2, (2, 3), 4, is_flipped).apply(image) for is_flipped in (False, True)
+    )
     assert straight.tolist() == [[1, 2, 3, 0], [4, 5, 6, 0], [0] * 4, [0] * 4]
     assert flipped.tolist() == [[3, 2, 1, 0], [6, 5, 4, 0], [0] * 4, [0] * 4]
 
 
 def test_a_window_is_cut_where_it_says():
     image = np.arange(30, dtype=np.uint8).reshape(5, 6)
-    np.testing.assert_array_equal(Crop(2, 1, 5, 4, (3, 3), 3, False).apply(image), image[1:4, 2:5])
+    np.testing.assert_array_equal(Crop(image.shape[:2], 2, 1, 5, 4, (3, 3), 3, False).apply(image), image[1:4, 2:5])
 
 
 def test_colour_strength_zero_changes_nothing(photo, rng):
@@ -103,3 +106,14 @@ def test_colours_change_but_not_the_format(seed, strength):
 def test_colour_jitter_is_noticeable(photo):
     means = [jitter_colour(photo.image, 1.0, np.random.default_rng(seed)).mean() for seed in range(60)]
     assert np.std(means) > 10
+
+
+@given(seeds, st.sampled_from([2, 4, 8]))
+def test_a_smaller_picture_gives_nearly_the_same_crop(seed, shrink):
+    rows, columns = np.mgrid[:160, :240]
+    image = np.stack([rows, columns, (rows + columns) // 2], axis=2).astype(np.uint8)
+    crop = draw_crop((160, 240), 24, Augmentation(scale_range=(1.0, 2.0)), np.random.default_rng(seed))
+    smaller = resize_image(image, (160 // shrink, 240 // shrink))
+    difference = np.abs(crop.apply(image).astype(int) - crop.apply(smaller))
+    assert difference.max() <= 1.5 * shrink + 2
+    assert 0 < crop.scale <= 1

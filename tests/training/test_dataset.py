@@ -1,4 +1,5 @@
 import json
+import tarfile
 from dataclasses import fields, replace
 
 import numpy as np
@@ -170,3 +171,40 @@ def test_batches_come_in_the_order_of_their_steps(config, workers):
     assert len(batches) == 3
     for step, batch in zip((7, 8, 9), batches, strict=True):
         assert_same(batch, BatchDataset(config, 1, 2)[step])
+
+
+@pytest.fixture
+def as_tars(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANYMASK_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "sa_000000.tar", "w") as tar:
+        for path in sorted(scenes.iterdir()):
+            tar.add(path, arcname=f"./{path.name}")
+    return tmp_path / "tars"
+
+
+def test_tars_are_trained_on_as_their_files_would_be(config, as_tars):
+    from_files = replace(config, sources=(DataSource(config.sources[0].folder),))
+    from_tars = replace(config, sources=(DataSource(str(as_tars)),))
+    for step in range(3):
+        assert_same(BatchDataset(from_files, 0, 1)[step], BatchDataset(from_tars, 0, 1)[step])
+
+
+def test_a_share_is_held_out_of_files_and_tars(scenes, as_tars):
+    for folder in (scenes, as_tars):
+        source = DataSource(str(folder), val_share=0.25)
+        held_out, trained_on = (
+            {sample.image_path.name for sample in open_source(source, None, part)} for part in ("val", "train")
+        )
+        assert len(held_out) == 2
+        assert len(trained_on) == 6
+        assert not held_out & trained_on
+
+
+def test_learning_with_less_uses_the_same_part_every_time(scenes):
+    def names(**share):
+        return {sample.image_path.name for sample in open_source(DataSource(str(scenes), **share), None, "train")}
+
+    assert names(train_share=0.25) < names(train_share=0.5) < names()
+    assert len(names(train_share=0.5)) == 4
+    assert len(names(train_share=1e-6)) == 1

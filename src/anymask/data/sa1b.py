@@ -57,8 +57,11 @@ class Sample:
         """The annotation file beside the image."""
         return self.image_path.with_suffix(".json")
 
-    def read_image(self) -> np.ndarray:
-        """HxWx3 uint8 RGB. Raises ImageError when unreadable, DataError when its size is not `size_hw`."""
+    def read_image(self, scale: float = 1.0) -> np.ndarray:
+        """HxWx3 uint8 RGB. Raises ImageError when unreadable, DataError when its size is not `size_hw`.
+
+        Who needs only `scale` of the size may get less than the whole: samples from tars decode no more than that.
+        """
         image = read_image(self.image_path)
         if image.shape[:2] != self.size_hw:
             raise DataError(f"{self.json_path}: image size is {self.size_hw} (h, w); the file has {image.shape[:2]}")
@@ -122,20 +125,25 @@ def read_sample(image_path: str | Path) -> Sample:
     """The sample of one image, from the JSON beside it; DataError, naming that file, if it is broken."""
     image_path = Path(image_path)
     json_path = image_path.with_suffix(".json")
-    content = read_json(json_path)
+    size_hw, annotations = parse_annotations(read_json(json_path), json_path)
+    return Sample(image_path, size_hw, annotations)
+
+
+def parse_annotations(content: Any, origin: str | Path) -> tuple[tuple[int, int], tuple[Annotation, ...]]:
+    """The image's size (h, w) and masks, from what an SA-1B JSON holds; DataError, naming `origin`, if it is broken."""
     if not is_sa1b(content):
-        raise DataError(f"{json_path}: is no SA-1B file; allowed: an object with 'image' and 'annotations'")
+        raise DataError(f"{origin}: is no SA-1B file; allowed: an object with 'image' and 'annotations'")
     try:
         size_hw = _stated_size(content)
     except DataError as error:
-        raise DataError(f"{json_path}: {error}") from error
+        raise DataError(f"{origin}: {error}") from error
     annotations = []
     for index, entry in enumerate(content["annotations"]):
         try:
             annotations.append(_parse_annotation(entry, index, size_hw))
         except DataError as error:
-            raise DataError(f"{json_path}: annotations[{index}]: {error}") from error
-    return Sample(image_path, size_hw, tuple(annotations))
+            raise DataError(f"{origin}: annotations[{index}]: {error}") from error
+    return size_hw, tuple(annotations)
 
 
 def read_sa1b(

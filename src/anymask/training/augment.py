@@ -25,8 +25,9 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of the source image, resized to `target_hw`, at the top left of a square of `crop_size`."""
+    """A window of a source image of `size_hw`, resized to `target_hw`, at the top left of a square of `crop_size`."""
 
+    size_hw: tuple[int, int]
     x0: int
     y0: int
     x1: int
@@ -35,15 +36,32 @@ class Crop:
     crop_size: int
     is_flipped: bool
 
+    @property
+    def scale(self) -> float:
+        """How large the source is wanted, as a share of its size, 1 at most."""
+        return min(1.0, max(self.target_hw[0] / (self.y1 - self.y0), self.target_hw[1] / (self.x1 - self.x0)))
+
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """The crop of an HxWx3 image or an HxW mask, zero where nothing is left of the source."""
-        window = np.ascontiguousarray(image[self.y0 : self.y1, self.x0 : self.x1])
+        """The crop of an HxWx3 image or an HxW mask, zero where nothing is left of the source.
+
+        The image may have been decoded smaller than `size_hw`; the window is then rounded to its pixels.
+        """
+        (height, width), (shrink_y, shrink_x) = image.shape[:2], np.divide(image.shape[:2], self.size_hw)
+        y0, y1 = _window(self.y0 * shrink_y, self.y1 * shrink_y, height)
+        x0, x1 = _window(self.x0 * shrink_x, self.x1 * shrink_x, width)
+        window = np.ascontiguousarray(image[y0:y1, x0:x1])
         window = resize_image(window, self.target_hw)
         if self.is_flipped:
             window = window[:, ::-1]
         padded = np.zeros((self.crop_size, self.crop_size, *image.shape[2:]), dtype=image.dtype)
         padded[: self.target_hw[0], : self.target_hw[1]] = window
         return padded
+
+
+def _window(start: float, stop: float, size: int) -> tuple[int, int]:
+    """Whole pixels nearest to a span, at least one of them."""
+    first = min(round(start), size - 1)
+    return first, max(first + 1, min(round(stop), size))
 
 
 def draw_crop(size_hw: tuple[int, int], crop_size: int, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
@@ -58,7 +76,9 @@ def draw_crop(size_hw: tuple[int, int], crop_size: int, augmentation: Augmentati
     x0 = int(rng.integers(width - window_w + 1))
     target_hw = tuple(max(1, min(crop_size, round(side * s))) for side, s in ((window_h, scale_y), (window_w, scale_x)))
     is_flipped = augmentation.flip and bool(rng.random() < 0.5)
-    return Crop(x0, y0, x0 + window_w, y0 + window_h, (target_hw[0], target_hw[1]), crop_size, is_flipped)
+    return Crop(
+        (height, width), x0, y0, x0 + window_w, y0 + window_h, (target_hw[0], target_hw[1]), crop_size, is_flipped
+    )
 
 
 def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anymask.data.sa1b import Sa1bFolder, Sample, read_split
+from anymask.data.sa1b_tars import Sa1bTars
 from anymask.errors import DataError
 from anymask.geometry.rle import decode_rles
+from anymask.model.cache import cache_folder
 from anymask.training.augment import draw_crop, jitter_colour
 from anymask.training.composite import draw_blob, paste
 from anymask.training.config import DataSource, TrainConfig
@@ -35,8 +37,14 @@ class TrainingBatch:
     image_index: Tensor
 
 
-def open_source(source: DataSource, splits_file: str | None, part: str) -> Sa1bFolder:
-    """The images of one source; `part` ("train" or "val") picks the side of its split or of its `val_share`."""
+def open_source(source: DataSource, splits_file: str | None, part: str) -> Sa1bFolder | Sa1bTars:
+    """The images of one source; `part` ("train" or "val") picks the side of its split or of its `val_share`.
+
+    Of a folder of tars every Nth image is held out, N = 1 / `val_share`.
+    """
+    if next(Path(source.folder).glob("*.tar"), None) is not None:
+        hold_out = round(1 / source.val_share) if source.val_share else None
+        return Sa1bTars(source.folder, cache_folder() / "tars", hold_out, part)
     if source.split is not None and splits_file is not None:
         names = read_split(Path(splits_file), source.split, part)
     elif source.val_share:
@@ -150,7 +158,7 @@ def draw_sample(sample: Sample, config: TrainConfig, rng: np.random.Generator) -
     if not masks:
         return None
     chosen = [masks[index % len(masks)] for index in range(config.masks_per_image)]
-    image = crop.apply(jitter_colour(sample.read_image(), config.augmentation.colour, rng))
+    image = crop.apply(jitter_colour(sample.read_image(crop.scale), config.augmentation.colour, rng))
     return DrawnCrop(image, crop.target_hw, np.stack(chosen))
 
 
