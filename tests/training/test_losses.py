@@ -11,6 +11,7 @@ from anymask.training.losses import (
     MASK_LOSSES,
     LossWeights,
     balanced_cross_entropy_loss,
+    contrastive_loss,
     cross_entropy_loss,
     dice_loss,
     focal_loss,
@@ -167,3 +168,38 @@ def test_the_loss_is_the_mean_over_masks():
     ]
     assert whole.item() == pytest.approx(sum(part.item() for part in parts) / 2, rel=1e-5)
     assert iou.shape == (4, 3)
+
+
+def two_objects():
+    """An embedding in which two objects have features of their own, and their masks at twice its size."""
+    embedding = torch.zeros(1, 3, 4, 4)
+    embedding[0, 0, :2], embedding[0, 1, 2:] = 1.0, 1.0
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, :4], masks[1, 4:] = True, True
+    halves = (torch.arange(4) % 2 == 0).expand(2, 4, 4)
+    return embedding, masks, torch.zeros(2, dtype=torch.long), halves
+
+
+def test_halves_that_find_each_other_cost_nothing():
+    embedding, masks, index, halves = two_objects()
+    # By hand: the cosines are 1 with the own other half and 0 with the other object's, over a temperature of 0.1.
+    expected = math.log(1 + math.exp(-10))
+    assert contrastive_loss(embedding, masks, index, halves).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_objects_that_look_alike_cost_a_guess():
+    _, masks, index, halves = two_objects()
+    alike = contrastive_loss(torch.ones(1, 3, 4, 4), masks, index, halves)
+    assert alike.item() == pytest.approx(math.log(2), rel=1e-4)
+
+
+def test_the_same_object_twice_is_not_its_own_rival():
+    embedding, masks, index, halves = two_objects()
+    twice = contrastive_loss(embedding, torch.cat([masks, masks[:1]]), torch.zeros(3).long(), halves[[0, 1, 0]])
+    once = contrastive_loss(embedding, masks, index, halves)
+    assert twice.item() < 2 * once.item()
+    in_another_image = torch.tensor([0, 0, 1])
+    rival = contrastive_loss(
+        embedding.expand(2, -1, -1, -1), torch.cat([masks, masks[:1]]), in_another_image, halves[[0, 1, 0]]
+    )
+    assert rival.item() > 10 * once.item()

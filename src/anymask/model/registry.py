@@ -42,17 +42,20 @@ def build_sam_vit(
     return assemble(name, encoder, spec, num_heads=8, mlp_dim=2048, head_dim=256, rates=rates)
 
 
-def build_tiny(rates: Regularisation) -> Segmenter:
-    """About 5.4 M parameters at 512 pixels; pixels on [-1, 1] because its ImageNet start wants them so."""
+def build_tiny(rates: Regularisation, name: str = "tiny", embed_dim: int = 192) -> Segmenter:
+    """About 5.4 M parameters at 512 pixels; pixels on [-1, 1] because its ImageNet start wants them so.
+
+    `embed_dim` is the width of everything above the convolutional stages; "tiny_narrow" has half of it.
+    """
     spec = InputSpec(512, 32, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
-    encoder = TinyEncoder(drop_path=rates.drop_path)
+    encoder = TinyEncoder(embed_dim=embed_dim, drop_path=rates.drop_path)
     return assemble(
-        "tiny",
+        name,
         encoder,
         spec,
         num_heads=6,
         mlp_dim=512,
-        head_dim=192,
+        head_dim=embed_dim,
         rates=rates,
         has_click_features=True,
         fine_channels=encoder.embed_dim // 8,
@@ -101,6 +104,7 @@ BUILDERS: dict[str, Callable[[Regularisation], Segmenter]] = {
     "vit_b": lambda rates: build_sam_vit("vit_b", 768, 12, 12, (2, 5, 8, 11), rates),
     "vit_l": lambda rates: build_sam_vit("vit_l", 1024, 24, 16, (5, 11, 17, 23), rates),
     "vit_h": lambda rates: build_sam_vit("vit_h", 1280, 32, 16, (7, 15, 23, 31), rates),
+    "tiny_narrow": lambda rates: build_tiny(rates, "tiny_narrow", 96),
 }
 
 

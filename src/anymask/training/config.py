@@ -40,6 +40,7 @@ class TrainConfig:
     total_steps: int
     learning_rate: float
     splits_file: str | None = None
+    validation_sources: tuple[DataSource, ...] = ()  # whose held-out images judge; none: those of `sources`
     init_from: str | None = None  # a checkpoint, "pretrained" (what load_model takes), "imagenet" (tiny)
     frozen: tuple[str, ...] = ()  # parameters whose names start so are left as they are
     lora_rank: int = 0  # above 0: of the image encoder only low-rank updates of the attention are trained
@@ -59,6 +60,7 @@ class TrainConfig:
     schedule: ClickSchedule = field(default_factory=ClickSchedule)
     annotator: Annotator = field(default_factory=Annotator)
     losses: LossWeights = field(default_factory=LossWeights)
+    is_single_output: bool = False  # an ambiguous prompt gets the one answer that others get (paper 3, ablated)
     single_output_weight: float = 0.0  # the single-answer token's loss on ambiguous prompts; paper: none
     augmentation: Augmentation = field(default_factory=Augmentation)
     pasting: Pasting = field(default_factory=Pasting)

@@ -41,8 +41,8 @@ VALIDATION_CURVE = "validation.csv"
 FREE_TO_CHANGE = {
     "total_steps", "save_every", "validate_every", "validation_objects", "workers", "compile", "precision",
     "learning_rate", "lr_drops", "cooldown_steps", "sources", "splits_file", "losses", "augmentation",
-    "schedule", "annotator", "pasting", "crop_size", "images_per_step", "masks_per_image", "ema_decay",
-    "single_output_weight", "clip_norm", "accumulate", "checkpoint_activations",
+    "validation_sources", "schedule", "annotator", "pasting", "crop_size", "images_per_step", "masks_per_image",
+    "ema_decay", "single_output_weight", "clip_norm", "accumulate", "checkpoint_activations",
 }  # fmt: skip
 
 

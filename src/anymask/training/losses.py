@@ -21,6 +21,7 @@ class LossWeights:
     cross_entropy: float = 0.0
     balanced_cross_entropy: float = 0.0
     iou: float = 1.0
+    contrastive: float = 0.0
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -73,6 +74,30 @@ def mask_losses(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
         if weight:
             total = total + weight * loss(logits, target)
     return total
+
+
+def contrastive_loss(
+    embedding: Tensor, masks: Tensor, image_index: Tensor, halves: Tensor, temperature: float = 0.1
+) -> Tensor:
+    """How badly the two halves of an object find each other among the halves of all objects (InfoNCE).
+
+    embedding (I, C, h, w); masks (B, H, W) bool; image_index (B,); halves (B, h, w) bool, random: which cells belong
+    to an object's first half. Features are pooled over each half and compared by cosine. Other masks that share most
+    of an object's cells are left out of its comparison, since they are right answers too. temperature "assumed".
+    """
+    height, width = embedding.shape[-2:]
+    share = F.adaptive_avg_pool2d(masks.float(), (height, width))
+    own = embedding.float()[image_index]
+    first, second = (
+        F.normalize((own * (share * half)[:, None]).sum(dim=(-2, -1)), dim=1) for half in (halves, ~halves)
+    )
+    similarity = first @ second.T / temperature
+    flat = share.flatten(1)
+    overlap = flat @ flat.T / flat.sum(dim=1).clamp(min=1e-6)[:, None]
+    is_same = (overlap > 0.5) & (image_index[:, None] == image_index)
+    is_same.fill_diagonal_(False)
+    wanted = torch.arange(len(masks), device=masks.device)
+    return F.cross_entropy(similarity.masked_fill(is_same, -torch.inf), wanted)
 
 
 @torch.no_grad()

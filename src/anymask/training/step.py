@@ -13,7 +13,7 @@ from anymask.model.segmenter import PromptBatch, Segmenter, choose_outputs
 from anymask.training.clicks import Draws, correction_clicks, first_prompts
 from anymask.training.config import TrainConfig
 from anymask.training.dataset import TrainingBatch
-from anymask.training.losses import segmentation_loss
+from anymask.training.losses import contrastive_loss, segmentation_loss
 
 
 class TrainingStep(nn.Module):
@@ -45,7 +45,9 @@ class TrainingStep(nn.Module):
             prompts = PromptBatch(points, labels, feedback, image_index=batch.image_index)
             all_logits, all_ious = self.segmenter.decode(features, prompts)
             # A lone point or box is ambiguous and gets three answers; everything after it one (paper 3, A).
-            logits, ious = choose_outputs(all_logits, all_ious, multimask=round_index == 0)
+            logits, ious = choose_outputs(
+                all_logits, all_ious, multimask=round_index == 0 and not self.config.is_single_output
+            )
             loss, iou = segmentation_loss(logits, ious, target, self.config.losses)
             if round_index == 0 and self.config.single_output_weight:
                 single = choose_outputs(all_logits, all_ious, multimask=False)
@@ -61,6 +63,11 @@ class TrainingStep(nn.Module):
                 curves["loss_first"] = loss.detach()
         curves["iou_last"] = iou.mean()
         total = torch.stack(losses).mean()
+        if self.config.losses.contrastive:
+            grid_hw = features.embedding.shape[-2:]
+            halves = (draws.uniform(len(batch.masks), *grid_hw) < 0.5).to(total.device)
+            alike = contrastive_loss(features.embedding, batch.masks, batch.image_index, halves)
+            total = total + self.config.losses.contrastive * alike
         curves["loss"] = total.detach()
         return total, curves
 

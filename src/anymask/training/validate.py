@@ -29,12 +29,13 @@ def validate(segmenter: Segmenter, config: TrainConfig) -> dict[str, float]:
     was_training = segmenter.training
     segmenter.eval()
     per_set = []
-    objects_per_set = max(1, config.validation_objects // len(config.sources))
-    for source in config.sources:
+    sources = config.validation_sources or config.sources
+    objects_per_set = max(1, config.validation_objects // len(sources))
+    for source in sources:
         folder = open_source(source, config.splits_file, "val")
         results: list[np.ndarray] = []
         for index in np.random.default_rng(0).permutation(len(folder)):
-            results.extend(score_image(segmenter, folder[int(index)]))
+            results.extend(score_image(segmenter, folder[int(index)], multimask=not config.is_single_output))
             if len(results) >= objects_per_set:
                 break
         if not results:
@@ -46,7 +47,7 @@ def validate(segmenter: Segmenter, config: TrainConfig) -> dict[str, float]:
     return {"score": score, "click": click, "oracle": oracle, "box": box, "iou_error": iou_error}
 
 
-def score_image(segmenter: Segmenter, sample: Sample) -> list[np.ndarray]:
+def score_image(segmenter: Segmenter, sample: Sample, multimask: bool = True) -> list[np.ndarray]:
     """For up to `OBJECTS_PER_IMAGE` objects of one image: (click, oracle, box, predicted-IoU error)."""
     pixels, frame = segmenter.preprocess(sample.read_image())
     features = segmenter.encode(pixels)
@@ -65,7 +66,7 @@ def score_image(segmenter: Segmenter, sample: Sample) -> list[np.ndarray]:
     )
     labels = torch.tensor(kinds).repeat_interleave(len(masks), dim=0)
     prompts = PromptBatch(torch.from_numpy(points).to(segmenter.device), labels.to(segmenter.device))
-    logits, ious = choose_outputs(*segmenter.decode(features, prompts), multimask=True)
+    logits, ious = choose_outputs(*segmenter.decode(features, prompts), multimask)
     results = []
     for row, mask in enumerate(masks):
         click_ious = _ious(logits[row], frame, mask)
