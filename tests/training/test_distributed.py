@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import socket
 import subprocess
@@ -18,12 +19,12 @@ SCRIPT = Path(__file__).with_name("train_small_run.py")
 PACKAGE_ROOT = Path(anymask.__file__).parents[1]
 
 
-def train_in_two_processes(scenes, run_folder):
+def train_in_two_processes(scenes, run_folder, *options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    command = [sys.executable, *launcher, str(SCRIPT), str(scenes), str(run_folder)]
+    command = [sys.executable, *launcher, str(SCRIPT), str(scenes), str(run_folder), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE_ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -36,14 +37,17 @@ def results(run_folder):
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(scenes, tmp_path):
-    """The same images, clicks, gradients and weights, though each process holds half of the global batch."""
+@pytest.mark.parametrize("options", [(), ("sharded",)], ids=["replicas", "sharded"])
+def test_two_processes_do_what_one_does(scenes, tmp_path, options):
+    """The same images, clicks, gradients and weights, though each process holds half of the global batch, and where
+    it is sharded half of the weights.
+    """
     config = small_config(scenes, total_steps=STEPS)
     train(config, tmp_path / "one", device="cpu")
-    train_in_two_processes(scenes, tmp_path / "two")
+    train_in_two_processes(scenes, tmp_path / "two", *options)
     (alone, alone_curves), (shared, shared_curves) = results(tmp_path / "one"), results(tmp_path / "two")
     assert alone["step"] == shared["step"] == STEPS
-    assert alone["config"] == shared["config"]
+    assert json.loads(alone["config"]) == {**json.loads(shared["config"]), "is_sharded": False}
     for one, two in zip(alone_curves, shared_curves, strict=True):
         assert float(two["norm"]) == pytest.approx(float(one["norm"]), rel=1e-4)
 
@@ -58,10 +62,13 @@ def test_two_processes_do_what_one_does(scenes, tmp_path):
         ours, theirs = moments["exp_avg"], shared["optimiser"]["state"][key]["exp_avg"]
         assert (ours - theirs).norm() <= 1e-2 * ours.norm() + 1e-7
     assert (tmp_path / "two" / "best.safetensors").exists()
+    # What was saved is whole, so one process can go on where two stopped.
+    train(small_config(scenes, total_steps=STEPS + 1), tmp_path / "two", device="cpu")
+    assert results(tmp_path / "two")[0]["step"] == STEPS + 1
 
 
-def test_images_must_be_shared_evenly(scenes, monkeypatch):
+def test_images_must_be_shared_evenly(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(CheckpointError, match=r"images_per_step=3 .* 2 processes"):
-        launch_fabric(small_config(scenes, images_per_step=3), "cpu")
+        launch_fabric("cpu", "32-true", images_per_step=3)

@@ -161,7 +161,7 @@ def test_only_a_higher_score_replaces_the_best(tmp_path):
     averaged = AveragedWeights(torch.nn.Linear(2, 2), 0.5)
     best = 0.0
     for step, score, expected in [(1, 0.5, 0.5), (2, 0.4, 0.5), (3, float("nan"), 0.5), (4, 0.6, 0.6)]:
-        best = keep_best(tmp_path, averaged, {"score": score}, best, step)
+        best = keep_best(tmp_path, averaged.weights, {"score": score}, best, step)
         assert best == expected
         assert json.loads((tmp_path / "best.json").read_text())["score"] == expected
 

@@ -67,6 +67,7 @@ class TrainConfig:
     precision: str = "32-true"
     accumulate: int = 1  # a step's images go through in so many parts, one after the other
     checkpoint_activations: bool = False
+    is_sharded: bool = False  # weights and optimiser spread over the processes (FSDP2), for what does not fit one
     compile: bool = False
     workers: int = 1
     seed: int = 0

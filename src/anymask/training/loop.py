@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -32,6 +32,7 @@ from anymask.training.config import TrainConfig
 from anymask.training.dataset import TrainingBatch, training_batches
 from anymask.training.initialise import start_from_imagenet
 from anymask.training.optimiser import AveragedWeights, build_optimiser, learning_rate, set_learning_rate
+from anymask.training.sharding import load_optimiser, sharded_strategy, whole
 from anymask.training.step import TrainingStep
 from anymask.training.validate import validate
 
@@ -42,7 +43,7 @@ FREE_TO_CHANGE = {
     "total_steps", "save_every", "validate_every", "validation_objects", "workers", "compile", "precision",
     "learning_rate", "lr_drops", "cooldown_steps", "sources", "splits_file", "losses", "augmentation",
     "validation_sources", "schedule", "annotator", "pasting", "crop_size", "images_per_step", "masks_per_image",
-    "ema_decay", "single_output_weight", "clip_norm", "accumulate", "checkpoint_activations",
+    "ema_decay", "single_output_weight", "clip_norm", "accumulate", "checkpoint_activations", "is_sharded",
 }  # fmt: skip
 
 
@@ -55,16 +56,28 @@ def train(
     each process takes its share of the images, and together they do what one would do alone. Raises
     `CheckpointError` when the folder holds another run, `DataError` when a source is broken.
     """
-    fabric = launch_fabric(config, device)
+    fabric = launch_fabric(
+        device,
+        config.precision,
+        config.images_per_step,
+        accumulate=config.accumulate,
+        is_sharded=config.is_sharded,
+    )
     torch.manual_seed(config.seed)
-    # On its device before the optimiser's state is loaded, which goes where the weights are.
     segmenter = start_model(config).to(fabric.device)
-    optimiser = build_optimiser(segmenter, config)
-    averaged = AveragedWeights(segmenter, config.ema_decay or 0.0)
     run_folder.mkdir(parents=True, exist_ok=True)
-    first_step, best = restore(run_folder, config, segmenter, optimiser, averaged)
-
-    module, wrapped_optimiser = fabric.setup(TrainingStep(segmenter, config), optimiser)
+    state = read_state(run_folder, config)
+    first_step, best = (state["step"], state["best"]) if state else (0, 0.0)
+    if state:
+        segmenter.load_state_dict(state["model"])
+    module = fabric.setup_module(TrainingStep(segmenter, config))
+    # After the module, because its parameters are others once they are sharded.
+    optimiser = build_optimiser(segmenter, config)
+    averaged = AveragedWeights(segmenter, config.ema_decay)
+    if state:
+        load_optimiser(optimiser, state["optimiser"])
+        averaged.load(state["averaged"])
+    wrapped_optimiser: Any = fabric.setup_optimizers(optimiser)
     last_step = config.total_steps if max_steps is None else min(config.total_steps, first_step + max_steps)
     if fabric.is_global_zero:
         write_atomically(run_folder / "config.json", config.to_json())
@@ -79,26 +92,26 @@ def train(
             set_learning_rate(wrapped_optimiser, learning_rate(config, step))
             row = accumulate_gradients(fabric, module, config, step, batches)
             norm = fabric.clip_gradients(module, wrapped_optimiser, max_norm=config.clip_norm)
-            assert norm is not None
             wrapped_optimiser.step()
             wrapped_optimiser.zero_grad(set_to_none=True)
             averaged.update(segmenter, step)
 
-            done = step + 1
+            done, norm = step + 1, whole(norm)
             if fabric.is_global_zero:
                 row |= {"norm": float(norm), "seconds": time.perf_counter() - started, "waited": row.pop("waited")}
                 append_curve(run_folder / TRAINING_CURVE, done, row)
-                speed, waiting = config.images_per_step / row["seconds"], row["waited"] / row["seconds"]
-                note = (
-                    f"loss {row['loss']:.3f} oracle {row['iou_oracle']:.3f} {speed:.1f} images/s waiting {waiting:.0%}"
-                )
-                progress.update(task, completed=done, note=note)
-                if done % config.validate_every == 0 or done == last_step:
-                    scores = validate_averaged(segmenter, averaged, config)
+                progress.update(task, completed=done, note=progress_note(config, row))
+            if done % config.validate_every == 0 or done == last_step:
+                weights = whole(averaged.weights)
+                if fabric.is_global_zero:
+                    scores = validate_weights(weights, config, fabric.device)
                     append_curve(run_folder / VALIDATION_CURVE, done, scores)
-                    best = keep_best(run_folder, averaged, scores, best, done)
-                if done % config.save_every == 0 or done == last_step:
-                    save(run_folder, done, config, segmenter, optimiser, averaged, best)
+                    best = keep_best(run_folder, weights, scores, best, done)
+            if done % config.save_every == 0 or done == last_step:
+                parts = {"model": segmenter.state_dict(), "optimiser": optimiser.state_dict()}
+                state = whole({**parts, "averaged": averaged.weights})
+                if fabric.is_global_zero:
+                    save(run_folder, {"step": done, "config": config.to_json(), "best": best, **state})
     fabric.barrier()
     return scores
 
@@ -123,20 +136,9 @@ def accumulate_gradients(
     return sums
 
 
-class StepPlan(Protocol):
-    """What of a configuration says how the images of a step are shared out."""
-
-    @property
-    def images_per_step(self) -> int: ...
-
-    @property
-    def accumulate(self) -> int: ...
-
-    @property
-    def precision(self) -> str: ...
-
-
-def launch_fabric(config: StepPlan, device: str) -> Fabric:
+def launch_fabric(
+    device: str, precision: str, images_per_step: int, *, accumulate: int = 1, is_sharded: bool = False
+) -> Fabric:
     """Fabric over all processes that torchrun started, each on a device of its own, or over this one.
 
     Raises `AnymaskError` for a device that is not here and `CheckpointError` when the images can't be shared.
@@ -145,17 +147,20 @@ def launch_fabric(config: StepPlan, device: str) -> Fabric:
     alone: list[int] | int = 1 if chosen.type == "cpu" else [chosen.index or 0]
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if config.images_per_step % (world_size * config.accumulate):
+    if images_per_step % (world_size * accumulate):
         raise CheckpointError(
-            f"images_per_step={config.images_per_step} cannot be shared by {world_size} processes in "
-            f"{config.accumulate} parts each; it must be a multiple of {world_size * config.accumulate}"
+            f"images_per_step={images_per_step} cannot be shared by {world_size} processes in {accumulate} parts each; "
+            f"it must be a multiple of {world_size * accumulate}"
         )
+    strategy: Any = "auto" if world_size == 1 else "ddp_find_unused_parameters_true"
+    if is_sharded and world_size > 1:
+        strategy = sharded_strategy(world_size)
     fabric = Fabric(
         accelerator=chosen.type,
         devices=local_size if world_size > 1 else alone,
         num_nodes=world_size // local_size,
-        strategy="ddp_find_unused_parameters_true" if world_size > 1 else "auto",
-        precision=config.precision,  # type: ignore[arg-type]
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]
     )
     fabric.launch()
     return fabric
@@ -175,8 +180,10 @@ def start_model(config: TrainConfig) -> Segmenter:
         add_low_rank_updates(segmenter, config.lora_rank)
     if config.checkpoint_activations:
         checkpoint_activations(segmenter)
-    # Channels last halves the time of the convolutions on a CPU (measured: 61 to 30 ms) and suits GPUs too.
-    segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Channels last halves the time of the convolutions on a CPU (measured: 61 to 30 ms) and suits GPUs too; FSDP2
+    # takes contiguous weights alone.
+    if not config.is_sharded:
+        segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return segmenter.train()
 
 
@@ -188,69 +195,45 @@ def pretrained_path(model: str) -> Path:
     return path
 
 
-def restore(
-    run_folder: Path,
-    config: TrainConfig,
-    segmenter: Segmenter,
-    optimiser: torch.optim.Optimizer,
-    averaged: AveragedWeights,
-) -> tuple[int, float]:
-    """Load `last.pt` where there is one; returns the next step and the best score so far."""
+def read_state(run_folder: Path, config: TrainConfig) -> dict[str, Any] | None:
+    """What `last.pt` holds, or None where there is none. Raises `CheckpointError` when it is another run's."""
     path = run_folder / "last.pt"
     if not path.exists():
-        return 0, 0.0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     saved, wanted = json.loads(state["config"]), json.loads(config.to_json())
-    changed = [key for key in wanted if key not in FREE_TO_CHANGE and saved.get(key) != wanted[key]]
+    # A field that the saved run did not know yet had its default's effect.
+    known = {**json.loads(TrainConfig("", (), 0, 0, 0, 0, 0.0).to_json()), **saved}
+    changed = [key for key in wanted if key not in FREE_TO_CHANGE and known[key] != wanted[key]]
     if changed:
-        differences = ", ".join(f"{key}={saved.get(key)!r} there, {wanted[key]!r} here" for key in changed)
+        differences = ", ".join(f"{key}={known[key]!r} there, {wanted[key]!r} here" for key in changed)
         raise CheckpointError(f"{run_folder} holds another run: {differences}; use another folder")
-    segmenter.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    averaged.weights = {name: value.to(segmenter.device) for name, value in state["averaged"].items()}
-    return state["step"], state["best"]
+    return state
 
 
-def save(
-    run_folder: Path,
-    step: int,
-    config: TrainConfig,
-    segmenter: Segmenter,
-    optimiser: torch.optim.Optimizer,
-    averaged: AveragedWeights,
-    best: float,
-) -> None:
+def save(run_folder: Path, state: dict[str, Any]) -> None:
     """Everything that a killed run needs to go on, written beside and moved into place."""
-    state = {
-        "step": step,
-        "config": config.to_json(),
-        "model": segmenter.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "averaged": averaged.weights,
-        "best": best,
-    }
     partial = run_folder / "last.pt.partial"
     torch.save(state, partial)
     os.replace(partial, run_folder / "last.pt")
 
 
-def validate_averaged(segmenter: Segmenter, averaged: AveragedWeights, config: TrainConfig) -> dict[str, float]:
-    """Validation scores of the averaged weights (of the plain ones where the recipe keeps no average)."""
-    if not averaged.decay:
-        return validate(segmenter, config)
-    plain = {name: value.clone() for name, value in segmenter.state_dict().items()}
-    segmenter.load_state_dict(averaged.weights)
-    scores = validate(segmenter, config)
-    segmenter.load_state_dict(plain)
-    return scores
+def validate_weights(weights: dict[str, torch.Tensor], config: TrainConfig, device: torch.device) -> dict[str, float]:
+    """Validation scores of whole weights, in a model of their own: the one in training stays as it is."""
+    segmenter = build_model(config.model).to(device)
+    load_checkpoint(segmenter, merged_weights(weights))
+    segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return validate(segmenter, config)
 
 
-def keep_best(run_folder: Path, averaged: AveragedWeights, scores: dict[str, float], best: float, step: int) -> float:
+def keep_best(
+    run_folder: Path, weights: dict[str, torch.Tensor], scores: dict[str, float], best: float, step: int
+) -> float:
     """Write the averaged weights when they score higher than any before."""
     if not scores["score"] > best:
         return best
     partial = run_folder / "best.safetensors.partial"
-    save_file({name: value.contiguous() for name, value in merged_weights(averaged.weights).items()}, partial)
+    save_file({name: value.contiguous() for name, value in merged_weights(weights).items()}, partial)
     os.replace(partial, run_folder / "best.safetensors")
     write_atomically(run_folder / "best.json", json.dumps({"step": step, **scores}, indent=1))
     return scores["score"]

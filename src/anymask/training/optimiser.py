@@ -9,6 +9,7 @@ from torch import nn
 
 from anymask.model.segmenter import Segmenter
 from anymask.training.config import TrainConfig
+from anymask.training.sharding import shard_like
 
 
 def encoder_depth(name: str) -> int | None:
@@ -61,6 +62,10 @@ class AveragedWeights:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.weights = {name: p.detach().clone() for name, p in model.state_dict().items()}
+
+    def load(self, weights: dict[str, torch.Tensor]) -> None:
+        """Go on from whole weights that an earlier run saved."""
+        self.weights = {name: shard_like(weights[name], own) for name, own in self.weights.items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

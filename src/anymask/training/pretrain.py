@@ -51,7 +51,6 @@ class PretrainConfig:
     drop_path: float = 0.0
     clip_norm: float = 1.0  # assumed
     precision: str = "32-true"
-    accumulate: int = 1
     workers: int = 1
     seed: int = 0
     save_every: int = 100
@@ -101,7 +100,7 @@ def pretrain(
     another run or sizes do not fit, `DataError` when there are no photos.
     """
     check_sizes(config)
-    fabric = launch_fabric(config, device)
+    fabric = launch_fabric(device, config.precision, config.images_per_step)
     torch.manual_seed(config.seed)
     autoencoder = start_autoencoder(config).to(fabric.device)
     optimiser = torch.optim.AdamW(

@@ -140,7 +140,6 @@ def pretrain_vit_b(photos: Path) -> PretrainConfig:
         total_steps=500_000,
         learning_rate=1.5e-4 * 4096 / 256,
         warmup_steps=12_500,
-        accumulate=1,
         precision="bf16-mixed",
         workers=8,
     )
