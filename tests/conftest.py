@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -13,7 +17,14 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from anymask.model.segmenter import Segmenter
+
+FOLDER = Path(__file__).resolve().parent
+STUBS = FOLDER / "stubs"
+# `small_networks`, which other folders' tests use too; pytest puts that folder on the path only when it runs its tests.
+sys.path.append(str(FOLDER / "model"))
 
 # The same examples on every machine and run; slow runners must not fail on time.
 settings.register_profile("anymask", deadline=None, max_examples=60, derandomize=True)
@@ -95,3 +106,51 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set ANYMASK_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def meta_package() -> ModuleType:
+    """Meta's `segment_anything`, over the stub where torchvision is not installed."""
+    if importlib.util.find_spec("segment_anything") is None:
+        pytest.skip("Meta's segment-anything is not installed (pip install --no-deps segment-anything==1.0)")
+    if importlib.util.find_spec("torchvision") is not None:
+        return importlib.import_module("segment_anything")
+    # The stub is gone again after the import, or transformers would take it for the whole of torchvision.
+    sys.path.insert(0, str(STUBS))
+    try:
+        return importlib.import_module("segment_anything")
+    finally:
+        sys.path.remove(str(STUBS))
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def build_meta_sam(meta_package: ModuleType) -> Callable[[], nn.Module]:
+    """Meta's Sam in the small shape."""
+    from functools import partial
+
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+    from small_networks import SMALL, SMALL_MLP
+    from torch import nn
+
+    size, dim = SMALL["input_size"], SMALL["embed_dim"]
+
+    def build() -> nn.Module:
+        encoder = ImageEncoderViT(
+            img_size=size,
+            embed_dim=SMALL["width"],
+            depth=SMALL["depth"],
+            num_heads=SMALL["num_heads"],
+            out_chans=dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=14,
+            global_attn_indexes=SMALL["global_blocks"],
+        )
+        prompts = PromptEncoder(dim, (size // 16, size // 16), (size, size), 16)
+        transformer = TwoWayTransformer(depth=2, embedding_dim=dim, num_heads=8, mlp_dim=SMALL_MLP)
+        decoder = MaskDecoder(transformer_dim=dim, transformer=transformer, iou_head_hidden_dim=32)
+        return Sam(encoder, prompts, decoder).eval().requires_grad_(False)
+
+    return build

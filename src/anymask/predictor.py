@@ -13,6 +13,7 @@ from anymask.data.images import ImageSource
 from anymask.embedding import ImageEmbedding, encode_images
 from anymask.errors import PromptError
 from anymask.geometry.resize import mask_to_model
+from anymask.model.image_encoder import ImageFeatures
 from anymask.model.segmenter import PromptBatch, Segmenter
 from anymask.prompts import CheckedPrompt, PointLabel, Prompt, check_prompt
 from anymask.records import Masks
@@ -31,6 +32,7 @@ class Predictor:
         self.model = model
         self.prompts_per_batch = prompts_per_batch
         self.embedding: ImageEmbedding | None = None
+        self._features: ImageFeatures | None = None
 
     def set_image(self, image: ImageSource | ImageEmbedding) -> ImageEmbedding:
         """Encode an image (path, PIL, or array; see `read_image`), or take an embedding that is ready.
@@ -40,14 +42,17 @@ class Predictor:
         """
         if isinstance(image, ImageEmbedding):
             image.require_model(self.model)
-            self.embedding = image
+            embedding = image
         else:
-            self.embedding = encode_images(self.model, [image])[0]
-        return self.embedding
+            embedding = encode_images(self.model, [image])[0]
+        with torch.inference_mode():
+            self._features = self.model.prepare(embedding.features.to(self.model.device, self.model.dtype))
+        self.embedding = embedding
+        return embedding
 
     def reset_image(self) -> None:
         """Forget the image."""
-        self.embedding = None
+        self.embedding = self._features = None
 
     def predict(
         self,
@@ -80,9 +85,8 @@ class Predictor:
         return answers
 
     def _answer(self, prompts: list[CheckedPrompt], logits_hw: tuple[int, int]) -> list[Masks]:
-        assert self.embedding is not None
-        features = self.embedding.features.to(self.model.device, self.model.dtype)
-        logits, ious = self.model.decode(features, self._to_tensors(prompts, logits_hw))
+        assert self._features is not None
+        logits, ious = self.model.decode(self._features, self._to_tensors(prompts, logits_hw))
         all_logits, all_ious = logits.float().cpu().numpy(), ious.float().cpu().numpy()
         return [self._choose(all_logits[row], all_ious[row], prompt, logits_hw) for row, prompt in enumerate(prompts)]
 

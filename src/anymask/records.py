@@ -11,7 +11,7 @@ import numpy as np
 
 from anymask.geometry.hierarchy import parent_ids
 from anymask.geometry.polygons import mask_to_polygons
-from anymask.geometry.resize import Frame, logits_to_original
+from anymask.geometry.resize import Frame, mask_at_original
 from anymask.geometry.rle import (
     Rle,
     decode_rle,
@@ -84,7 +84,7 @@ class Masks:
         return Image.fromarray(draw_overlay(ground, [self.best], texts=[f"{self.scores[0]:.2f}"]))
 
     def _at_original_size(self, index: int) -> np.ndarray:
-        mask = logits_to_original(self.logits[index : index + 1], self.frame)[0] > 0
+        mask = mask_at_original(self.logits[index], self.frame)
         return mask if self.valid_hw is None else mask & self.valid_hw
 
 

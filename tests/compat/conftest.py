@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
+from compat_networks import Pair, build_compatible_sam
+from small_networks import randomise
 from torch import nn
 
 from anymask.compat.segment_anything import modeling
-
-MODEL_TESTS = Path(__file__).resolve().parents[1] / "model"
-# The helpers and fixtures of the networks' tests; pytest puts that folder on the path only when it runs them.
-if str(MODEL_TESTS) not in sys.path:
-    sys.path.append(str(MODEL_TESTS))
-
-from compat_networks import Pair, build_compatible_sam  # noqa: E402
-from small_networks import randomise  # noqa: E402
-
-_spec = importlib.util.spec_from_file_location("network_fixtures", MODEL_TESTS / "conftest.py")
-assert _spec is not None
-assert _spec.loader is not None
-_network_fixtures = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_network_fixtures)
-meta_package = _network_fixtures.meta_package
-build_meta_sam = _network_fixtures.build_meta_sam
 
 
 @pytest.fixture(scope="session")

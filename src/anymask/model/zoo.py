@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from anymask.errors import CheckpointError
+from anymask.model import int8
 from anymask.model.checkpoints import (
     detect_variant,
     load_checkpoint,
@@ -26,7 +27,6 @@ from anymask.model.segmenter import Segmenter
 
 PACKAGED_FOLDER = Path(__file__).parent / "weights"
 PACKAGED = {"tiny": "tiny.safetensors"}
-RUNTIMES = ("torch",)
 
 SAM_LICENCE = "weights Apache-2.0; trained on SA-1B, whose own licence allows research only"
 LICENCES = {
@@ -35,6 +35,7 @@ LICENCES = {
         "(annotations CC BY 4.0, photos under Flickr's terms), CCP, feral cats and DSB2018; the image "
         "encoder started from EfficientNet-Lite0's ImageNet weights (Apache-2.0)"
     ),
+    "tiny_narrow": "no weights",
     "conv": "no weights",
     "vit_b": SAM_LICENCE,
     "vit_l": SAM_LICENCE,
@@ -42,6 +43,7 @@ LICENCES = {
 }
 ORIGINS = {
     "tiny": "trained by this project, part of the package",
+    "tiny_narrow": "tiny at half the width, for ablations, without weights",
     "conv": "an example of another image encoder, without weights",
 }
 
@@ -51,9 +53,8 @@ def load_model(
     checkpoint: str | Path | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
-    runtime: str = "torch",
 ) -> Segmenter:
-    """A model with weights, ready to answer: evaluation mode, no gradients, channels last.
+    """A torch model with weights, ready to answer: evaluation mode, no gradients, channels last.
 
     `name_or_path` is a model's name, with its weights from `checkpoint`, the package or the cache; or the
     path of a checkpoint, whose model is found out. `device` and `dtype`: see `device.py`. The Fourier matrix
@@ -61,13 +62,14 @@ def load_model(
     name is not known, there are no weights, or they do not fit; `AnymaskError` for a device or precision that
     this machine lacks.
     """
-    if runtime not in RUNTIMES:
-        raise CheckpointError(f"runtime {runtime!r} is not known; allowed are {', '.join(RUNTIMES)}")
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     name, weights = _find_weights(name_or_path, checkpoint)
     with _SkipInitialisation():
         model = build_model(name)
+        if _has_int8_weights(weights):
+            int8.require_processor(chosen_device, chosen_dtype)
+            int8.replace_linear_layers(model.image_encoder, rounded=False)
     load_checkpoint(model, weights)
     model.generator_defaults = read_generator_defaults(name_or_path if isinstance(weights, Mapping) else weights)
     model.eval().requires_grad_(False)
@@ -143,6 +145,10 @@ def _find_weights(
     raise CheckpointError(
         f"the weights of {name} are not here: no {path}; run `anymask models pull {name}` or pass checkpoint="
     )
+
+
+def _has_int8_weights(weights: str | Path | Mapping[str, Tensor]) -> bool:
+    return not isinstance(weights, Mapping) and int8.METADATA_KEY in read_metadata(weights)
 
 
 def _name_from_file(path: Path, checkpoint: str | Path | None) -> tuple[str, str | Path | Mapping[str, Tensor]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anymask.compat.segment_anything.modeling.common import MLPBlock
-from anymask.model.image_encoder import ViTEncoder, join_windows, partition_windows
+from anymask.model.image_encoder import ViTEncoder, pad_grid
 
 
 class ImageEncoderViT(ViTEncoder):
@@ -74,11 +74,14 @@ def _fix_at_zero(module: nn.Module, name: str) -> None:
 
 
 def window_partition(x: Tensor, window_size: int) -> tuple[Tensor, tuple[int, int]]:
-    """(B, h, w, C) to windows (B * windows, window, window, C), and the padded h and w."""
-    height, width = (-(-side // window_size) * window_size for side in x.shape[1:3])
-    return partition_windows(x, window_size), (height, width)
+    """(B, h, w, C) to windows (B * windows, window, window, C), and the padded h and w; zeros fill the last ones."""
+    padded = pad_grid(x, (window_size, window_size), x.new_zeros(1, x.shape[-1]))
+    windows = padded.unflatten(2, (-1, window_size)).unflatten(1, (-1, window_size)).transpose(2, 3)
+    return windows.flatten(0, 2), (padded.shape[1], padded.shape[2])
 
 
 def window_unpartition(windows: Tensor, window_size: int, pad_hw: tuple[int, int], hw: tuple[int, int]) -> Tensor:
-    """The inverse of `window_partition`: (B, h, w, C). `pad_hw` follows from `hw`; it is the reference's argument."""
-    return join_windows(windows, window_size, hw)
+    """The inverse of `window_partition`, its padding cut off: (B, h, w, C)."""
+    rows, columns = pad_hw[0] // window_size, pad_hw[1] // window_size
+    grid = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return grid[:, : hw[0], : hw[1]]

@@ -1,0 +1,62 @@
+"""The shipped model alone: its own times against the limits set for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from pairs import Pair, Task
+
+POINT_XY = (900.0, 600.0)
+
+
+def encode() -> Task:
+    import networks
+
+    import anymask
+
+    model, image = anymask.load_model("tiny", device="cpu"), networks.photograph()
+    return Task(lambda: anymask.encode(model, image))
+
+
+def decode() -> Task:
+    """The network's part of a click: prompt encoder and mask decoder."""
+    import networks
+    import torch
+
+    import anymask
+    from anymask.model.segmenter import PromptBatch
+    from anymask.prompts import PointLabel
+
+    model = anymask.load_model("tiny", device="cpu")
+    features = anymask.encode(model, networks.photograph()).features
+    points = torch.tensor([[[256.0, 170.0], [0.0, 0.0]]])
+    batch = PromptBatch(points, torch.tensor([[1, int(PointLabel.NOT_A_POINT)]]))
+
+    @torch.inference_mode()
+    def run() -> object:
+        return model.decode(features, batch)
+
+    return Task(run)
+
+
+def click() -> Task:
+    import networks
+
+    import anymask
+
+    predictor = anymask.Predictor(anymask.load_model("tiny", device="cpu"))
+    predictor.set_image(networks.photograph())
+    return Task(lambda: predictor.predict([POINT_XY], [1]).best)
+
+
+def import_anymask() -> Task:
+    """A fresh interpreter that imports the package and ends."""
+    return Task(lambda: subprocess.run([sys.executable, "-c", "import anymask"], check=True))
+
+
+PAIR = Pair(
+    "tiny: image of 1200x1800",
+    {"encode": encode, "decode": decode, "click": click, "import anymask": import_anymask},
+    limits_s={"encode": 0.1, "decode": 0.005, "click": 0.012, "import anymask": 0.3},
+)

@@ -1,0 +1,147 @@
+"""What answers take instead of the straightforward forms: equal to them, every parameter random."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import assert_close, randomise
+from test_networks import MODELS_AND_SIZES, encode_images, ragged_batch, random_model
+from torch import nn
+
+from anymask.model import mask_decoder, segmenter
+from anymask.model.mask_decoder import PreparedFeatures
+from anymask.model.nested import nest, nested_weight, unnest
+from anymask.model.prompt_encoder import RandomFourierEncoding
+from anymask.model.segmenter import PromptBatch, Segmenter
+from anymask.model.transformer import Attention
+
+TOLERANCE = 1e-5  # of the largest value
+
+
+@pytest.fixture(params=MODELS_AND_SIZES, ids=lambda case: f"{case[0]}-{case[1][0]}x{case[1][1]}")
+def model_and_size(request: pytest.FixtureRequest) -> tuple[Segmenter, tuple[int, int]]:
+    return random_model(request.param[0]), request.param[1]
+
+
+def decode_straightforward(model: Segmenter, features: segmenter.ImageFeatures, prompts: PromptBatch):
+    with torch.enable_grad():
+        return model.decode(features, prompts)
+
+
+@pytest.mark.parametrize("images", ["one for all", "one each", "by index"])
+@pytest.mark.parametrize("has_masks", [True, False])
+@torch.no_grad()
+def test_answers_equal_the_straightforward_form(
+    model_and_size: tuple[Segmenter, tuple[int, int]], images: str, has_masks: bool
+) -> None:
+    model, size_hw = model_and_size
+    index = torch.tensor([2, 0, 1, 2, 0]) if images == "by index" else None
+    features = encode_images(model, {"one for all": 1, "one each": 5, "by index": 3}[images], size_hw)
+    batch = ragged_batch(size_hw, index)
+    if not has_masks:
+        batch = PromptBatch(batch.points_xy, batch.labels, image_index=index)
+    expected, expected_ious = decode_straightforward(model, features, batch)
+    for given in (features, model.prepare(features)):
+        logits, ious = model.decode(given, batch)
+        assert_close(logits, expected, TOLERANCE)
+        assert_close(ious, expected_ious, TOLERANCE)
+
+
+@pytest.mark.parametrize("iou_thresh", [None, 0.0])
+@pytest.mark.parametrize("images", ["one for all", "one each", "by index"])
+@torch.no_grad()
+def test_small_batches_and_strips_change_no_answer(
+    model_and_size: tuple[Segmenter, tuple[int, int]],
+    images: str,
+    iou_thresh: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, size_hw = model_and_size
+    index = torch.tensor([2, 0, 1, 2, 0]) if images == "by index" else None
+    features = encode_images(model, {"one for all": 1, "one each": 5, "by index": 3}[images], size_hw)
+    batch = ragged_batch(size_hw, index)
+    expected, expected_ious = model.decode(features, batch, iou_thresh)
+    assert len(expected) > 0
+    monkeypatch.setattr(segmenter, "NUMBERS_AT_ONCE", 2 * features.embedding[0].numel())
+    monkeypatch.setattr(mask_decoder, "NUMBERS_AT_ONCE", 1000)
+    logits, ious = model.decode(features, batch, iou_thresh)
+    assert_close(logits, expected, TOLERANCE)
+    assert_close(ious, expected_ious, TOLERANCE)
+
+
+@pytest.mark.parametrize("has_few_queries", [True, False])
+@pytest.mark.parametrize("is_shared", [True, False])
+@pytest.mark.parametrize("is_masked", [True, False])
+@torch.no_grad()
+def test_attention_between_few_and_many(has_few_queries: bool, is_shared: bool, is_masked: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    attention = Attention(48, num_heads=4, downsample_rate=2).eval()
+    randomise(attention, seed=2)
+    few = torch.randn(3, 5, 48, generator=generator)
+    many, values = (torch.randn(1 if is_shared else 3, 60, 48, generator=generator) for _ in range(2))
+    given = (few, many, values) if has_few_queries else (many, few, torch.randn(3, 5, 48, generator=generator))
+    mask = None
+    if is_masked and not (has_few_queries and is_shared):
+        mask = torch.rand(3, given[1].shape[1], generator=generator) < 0.6
+        mask[:, 0] = True
+    expected = attention.straightforward(*given, mask)
+    with pytest.MonkeyPatch.context() as patch:  # the folded form it is, and no fall back
+        patch.setattr(Attention, "straightforward", None)
+        assert_close(attention(*given, mask), expected, TOLERANCE)
+
+
+@torch.no_grad()
+def test_learning_takes_the_straightforward_form() -> None:
+    attention = Attention(48, num_heads=4, downsample_rate=2, dropout=0.5).train()
+    few, many = torch.randn(1, 5, 48), torch.randn(1, 60, 48)
+    assert not torch.equal(attention(few, many, many), attention(few, many, many))
+
+
+def test_gradients_reach_every_parameter_of_the_decoder() -> None:
+    model = random_model("tiny").requires_grad_(True)
+    with torch.no_grad():
+        features = encode_images(model, 1, (64, 96))
+    logits, ious = model.decode(features, ragged_batch((64, 96)))
+    (logits.sum() + ious.sum()).backward()
+    assert all(parameter.grad is not None for parameter in model.mask_decoder.parameters())
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_nested_order(levels: int) -> None:
+    maps = torch.randn(2, 3, 2 << levels, 5 << levels)
+    nested = nest(maps, levels)
+    assert nested.shape == (2, 10, 3 * 4**levels)
+    cell = maps[1, :, 1 << levels : 2 << levels, 3 << levels : 4 << levels]
+    last = nested[1, 8].unflatten(0, (-1, 3))[-1]  # the finest cell at the lower right
+    assert torch.equal(last, cell[:, -1, -1])
+    by_cell = nested.unflatten(2, (-1, 3)).flatten(1, 2).transpose(1, 2)
+    assert torch.equal(unnest(by_cell, (2, 5), levels), maps)
+
+
+@torch.no_grad()
+def test_a_transposed_convolution_is_a_product() -> None:
+    convolution = nn.ConvTranspose2d(6, 4, kernel_size=2, stride=2)
+    maps = torch.randn(2, 6, 3, 5)
+    product = F.linear(nest(maps, 0), nested_weight(convolution.weight).T, convolution.bias.repeat(4))
+    assert_close(product, nest(convolution(maps), 1), 1e-6)
+
+
+@torch.no_grad()
+def test_a_kept_grid_is_made_anew_for_another_size_or_matrix() -> None:
+    encoding = RandomFourierEncoding(4)
+    first = encoding.grid((2, 3)).clone()
+    assert torch.equal(encoding.grid((2, 3)), first)
+    assert encoding.grid((3, 2)).shape == (8, 3, 2)
+    assert not torch.equal(encoding.grid((2, 3), (0.5, 1.0)), first)
+    encoding.positional_encoding_gaussian_matrix.mul_(2)
+    assert not torch.equal(encoding.grid((2, 3)), first)
+
+
+def test_prepared_features_go_where_features_go() -> None:
+    model = random_model("tiny")
+    with torch.inference_mode():
+        prepared = model.prepare(encode_images(model, 2, (64, 96)))
+    assert isinstance(prepared, PreparedFeatures)
+    assert model.mask_decoder.prepare(prepared) is prepared
+    assert prepared[1:].embedding.shape[0] == 1
