@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anymask.data.images import read_image
     from anymask.embedding import ImageEmbedding, encode
     from anymask.generator import MaskGenerator
-    from anymask.model.zoo import load_model
+    from anymask.loading import load_model
     from anymask.predictor import Predictor
     from anymask.prompts import Prompt
     from anymask.records import MaskRecord, Masks
@@ -36,7 +36,7 @@ _HOMES = {
     "Predictor": "anymask.predictor",
     "Prompt": "anymask.prompts",
     "encode": "anymask.embedding",
-    "load_model": "anymask.model.zoo",
+    "load_model": "anymask.loading",
     "read_image": "anymask.data.images",
 }
 

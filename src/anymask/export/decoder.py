@@ -1,0 +1,94 @@
+"""The decoder as a graph: prompts of one image to masks, batched and ragged (our own contract).
+
+Inputs: `embedding` (1, C, h, w) and, where the model has them, `skip_0` (1, C8, 2h, 2w), `skip_1` (1, C4, 4h, 4w);
+`points_xy` (B, N, 2) float32 in model pixels; `labels` (B, N) int32 of `PointLabel` (-2 pads a ragged batch);
+`mask_input` (B, 1, 4h, 4w) float32 logits and `has_mask` (B,) float32, 1 where a row of them counts.
+Outputs: `logits` (B, M, 4h, 4w) over the padded frame, `ious` (B, M); output 0 is the single one.
+
+Legend: B prompts, N points, C channels, M mask outputs, h w embedding cells.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anymask.export.graphs import Port, example_features, example_prompts, feature_ports, graph_facts, write_graph
+from anymask.model.image_encoder import ImageFeatures
+from anymask.model.prompt_encoder import PromptEncoder, draw_prompt_maps, normalise_positions
+from anymask.model.segmenter import Segmenter
+from anymask.prompts import PointLabel
+
+PROMPT_PORTS = (
+    Port("points_xy", {0: "prompts", 1: "points"}),
+    Port("labels", {0: "prompts", 1: "points"}),
+    Port("mask_input", {0: "prompts", 2: "logits_high", 3: "logits_wide"}),
+    Port("has_mask", {0: "prompts"}),
+)
+OUTPUT_PORTS = (Port("logits", {0: "prompts", 2: "logits_high", 3: "logits_wide"}), Port("ious", {0: "prompts"}))
+
+
+class DecoderGraph(nn.Module):
+    """`Segmenter.decode` for one image in a form that traces: no Python number depends on an input's shape.
+
+    Grids are made at the model's full size and cut to the embedding's, so that the runtime computes their encodings
+    once, when it loads the graph.
+    """
+
+    def __init__(self, model: Segmenter) -> None:
+        super().__init__()
+        self.prompt_encoder: PromptEncoder = model.prompt_encoder
+        self.mask_decoder = model.mask_decoder
+        self.stride = model.image_encoder.stride
+        side = model.input_spec.longest_side
+        self.input_size = max(model.frame((side, side)).padded_hw)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        embedding, *skips, points_xy, labels, mask_input, has_mask = inputs
+        features = ImageFeatures(embedding, tuple(skips))
+        height, width = embedding.shape[-2:]
+        encoder = self.prompt_encoder
+        labels = labels.to(torch.int64)
+        click_features = None
+        if encoder.click_features is not None:
+            click_features = self._click_features(features, points_xy)
+        tokens = encoder.encode_points(normalise_positions(points_xy, self.input_size), labels, click_features)
+        prompt_maps = None
+        if encoder.has_prompt_maps:
+            prompt_maps = draw_prompt_maps(points_xy, labels, (4 * height, 4 * width), self.stride / 4)
+        dense = encoder.encode_masks(mask_input, has_mask > 0.5, prompt_maps)
+        cells = self.input_size // self.stride
+        image_pe = encoder.pe_layer.grid((cells, cells))[:, :height, :width]
+        return self.mask_decoder(features, image_pe, tokens, dense, labels != PointLabel.PADDING)
+
+    def _click_features(self, features: ImageFeatures, points_xy: Tensor) -> Tensor:
+        """`ClickFeatures` by the standard's own sampling operator: (B, N, C)."""
+        assert self.prompt_encoder.click_features is not None
+        height, width = features.embedding.shape[-2:]
+        x, y = points_xy.unbind(-1)
+        # The operator's places run from -1 to 1 over the map, edge to edge.
+        grid_xy = torch.stack(
+            [2 * (x + 0.5) / (width * self.stride) - 1, 2 * (y + 0.5) / (height * self.stride) - 1], dim=-1
+        )
+        total: Tensor | None = None
+        maps = (features.embedding, *features.skips)
+        for projection, feature_map in zip(self.prompt_encoder.click_features.projections, maps, strict=True):
+            sampled = F.grid_sample(feature_map, grid_xy[None], padding_mode="border", align_corners=False)
+            projected = projection(sampled[0].permute(1, 2, 0))
+            total = projected if total is None else total + projected
+        assert total is not None
+        return total
+
+
+def export_decoder(model: Segmenter, path: str | Path, half_weights: bool = False) -> Path:
+    """Write the decoder of any model (see above); `half_weights` stores weights as float16.
+
+    Raises `AnymaskError` when the file cannot be written.
+    """
+    inputs = [*feature_ports(model, None), *PROMPT_PORTS]
+    examples = [*example_features(model), *example_prompts(model)]
+    facts = graph_facts(model, "decoder")
+    return write_graph(DecoderGraph(model), examples, inputs, OUTPUT_PORTS, path, facts, half_weights)

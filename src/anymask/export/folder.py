@@ -1,0 +1,28 @@
+"""The two graphs that `load_model(runtime="onnx")` opens, side by side in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anymask.errors import AnymaskError
+from anymask.export.decoder import export_decoder
+from anymask.export.encoder import export_encoder
+from anymask.model.segmenter import Segmenter
+from anymask.runtime.onnx import DECODER_FILE, ENCODER_FILE
+
+
+def export_folder(model: Segmenter, folder: str | Path, half_weights: bool = False, overwrite: bool = True) -> Path:
+    """Write a model's encoder and decoder into `folder`, which is made; without `overwrite`, what is missing.
+
+    Raises `AnymaskError` when a file cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnymaskError(f"{folder} cannot be made: {error.strerror}") from error
+    if overwrite or not (folder / ENCODER_FILE).is_file():
+        export_encoder(model, folder / ENCODER_FILE, half_weights=half_weights)
+    if overwrite or not (folder / DECODER_FILE).is_file():
+        export_decoder(model, folder / DECODER_FILE, half_weights=half_weights)
+    return folder
