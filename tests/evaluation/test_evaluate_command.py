@@ -16,8 +16,12 @@ from anymask.model.checkpoints import save_checkpoint
 from anymask.model.registry import build_model
 
 
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "160"})
+
+
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["points", *map(str, arguments)], env={"COLUMNS": "160"})
+    return call("points", *arguments)
 
 
 def test_the_table_and_the_files(scene: Scene, tmp_path: Path) -> None:
@@ -40,6 +44,7 @@ def test_json_is_the_results_and_nothing_else(scene: Scene, tmp_path: Path) -> N
         "clicks": [2, 3],
         "first_point": "random",
         "boxes": False,
+        "box_click": False,
         "feedback": False,
         "max_images": 2,
         "max_objects": 2,
@@ -55,6 +60,37 @@ def test_another_setting_in_the_same_folder_is_an_error_that_names_it(scene: Sce
     assert result.exit_code == 1
     assert isinstance(result.exception, DataError)
     assert "settings.clicks was [1], now [1, 2]" in str(result.exception)
+
+
+def test_two_results_are_compared(scene: Scene, tmp_path: Path) -> None:
+    for name, first in (("one", "centre"), ("two", "random")):
+        options = ("--baseline", "--clicks", "1,2", "--first-point", first, "-o", tmp_path / name)
+        assert run(scene.folder, *options).exit_code == 0
+    result = call("compare", tmp_path / "one", tmp_path / "two", "--measure", 2, "-o", tmp_path / "both", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["sets"]["shapes/test"]["objects"] == 8
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {
+        "comparison.json",
+        "comparison.md",
+        "comparison.png",
+    }
+
+
+def test_the_list_names_experiments_the_papers_sets_and_what_is_here(scene: Scene, tmp_path: Path) -> None:
+    root = scene.folder.parent.parent
+    (root / "TrashCan").mkdir()
+    listed = json.loads(call("list", "--data", root, "--json").stdout)
+    assert len(listed["sets"]) == 23
+    assert {entry["id"]: entry["path"] for entry in listed["sets"] if entry["path"]} == {
+        "trashcan": str(root / "TrashCan")
+    }
+    assert listed["others"] == [str(scene.folder)]
+    registered = {command.name for command in app.registered_commands} - {"list"}
+    assert registered == set(listed["experiments"])
+    for expected in ("BBBC038v1", "proposals", "cityscapes-dataset.com"):
+        assert expected in call("list").stdout
+    assert "Other sets" in call("list", "--data", root).stdout
+    assert isinstance(call("list", "--data", root / "none").exception, DataError)
 
 
 def test_a_network_is_judged_and_known_by_its_weights(scene: Scene, tmp_path: Path) -> None:

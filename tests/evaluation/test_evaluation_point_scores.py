@@ -126,7 +126,7 @@ def test_a_missing_image_and_a_changed_truth_are_refused(scene: Scene, tmp_path:
     judge(scene, the_truth, tmp_path / "out")
     folder = tmp_path / "out" / "predictions" / "shapes" / "test"
     write_sa1b(scene.folder / "a.json", "a.png", (120, 160), scene.masks[0][:2])
-    with pytest.raises(DataError, match=r"a\.json has changed since"):
+    with pytest.raises(DataError, match=r"a\.json: the truth of a\.png has changed since"):
         score_points(folder)
     (folder / "images" / "a.json").unlink()
     with pytest.raises(DataError, match=r"images/a\.json: no such file"):
@@ -143,3 +143,36 @@ def test_sets_without_objects_or_of_one_name_are_refused(scene: Scene, tmp_path:
         write_sa1b((scene.folder / name).with_suffix(".json"), name, (120, 160), empty)
     with pytest.raises(DataError, match="no objects to score"):
         judge(scene, the_truth, tmp_path / "out")
+
+
+def test_a_click_may_correct_the_box(scene: Scene, tmp_path: Path) -> None:
+    def knows_clicks(truth_hw: np.ndarray, is_multimask: bool) -> np.ndarray:
+        asked = judged.batches[-1][0]
+        return np.stack([truth_hw if asked.points is not None else ~truth_hw])
+
+    judged = scene.judge(knows_clicks)
+    settings = PointSettings(clicks=(1,), box_click=True)
+    results = evaluate_points(judged, [scene.folder], tmp_path / "out", settings)
+    assert results.mean == {"1": 1, "oracle": 1, "box": 0, "box+1": 1}
+    correcting = judged.batches[2]
+    assert len(correcting) == 4
+    for prompt in correcting:
+        assert prompt.box is not None
+        assert prompt.mask_logits is not None
+        assert prompt.labels == (0,)  # all that was answered is too much
+    with pytest.raises(DataError, match="box_click"):
+        PointSettings(boxes=False, box_click=True)
+
+
+def test_intervals_are_those_of_means_over_images(scene: Scene, tmp_path: Path) -> None:
+    known = {mask.tobytes() for mask in scene.masks[0]}
+    judged = scene.judge(lambda truth, is_multi: (the_truth if truth.tobytes() in known else nothing)(truth, is_multi))
+    results = evaluate_points(judged, [scene.folder], tmp_path / "out", PointSettings(clicks=(1,), boxes=False))
+    of_set = results.sets["shapes/test"]
+    assert of_set.miou["1"] == 0.5  # all four of the first image, none of the other two's
+    assert of_set.intervals["1"] == (0.0, 1.0)
+    assert "| shapes/test | 0.0 to 100.0 | 0.0 to 100.0 |" in (tmp_path / "out" / "results.md").read_text()
+    single = evaluate_points(
+        judged, [scene.folder], tmp_path / "single", PointSettings(clicks=(1,), boxes=False, max_images=1)
+    )
+    assert single.sets["shapes/test"].intervals == {"1": None, "oracle": None}

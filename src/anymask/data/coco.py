@@ -83,8 +83,9 @@ def write_coco(
     """Write all images into one COCO file (annotations.json where `path` is a folder), whole or not at all.
 
     `tolerance` in pixels thins polygons out by `simplify_ring`; 0 is exact. Image ids and mask ids stay
-    where all are distinct whole numbers, else they are numbered from 1; categories are numbered as they
-    appear. Raises DataError for an image that comes twice.
+    where all are distinct whole numbers, else they are numbered from 1; categories have the numbers that the
+    masks' `extra` states as `category_id`, else they are numbered as they appear. Raises DataError for an image
+    that comes twice.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
@@ -97,7 +98,7 @@ def write_coco(
         raise DataError(f"{path}: several images have the same file name; allowed: each its own")
     image_ids = whole_ids([image.image_id for image in all_images])
     mask_ids = iter(whole_ids([record.id for image in all_images for record in image.records]))
-    category_ids: dict[str, int] = {}
+    category_ids = _stated_category_ids(all_images)
     image_entries, annotations = [], []
     for image, image_id in zip(all_images, image_ids, strict=True):
         height, width = image.size_hw
@@ -165,6 +166,13 @@ def _annotation(record: MaskRecord, segmentation: str, tolerance: float) -> dict
     return record.facts() | own
 
 
+def _stated_category_ids(images: Iterable[AnnotatedImage]) -> dict[str, int]:
+    """Categories' numbers by name, if each mask has one as `category_id` and they agree; empty otherwise."""
+    pairs = {(record.category, record.extra.get("category_id")) for image in images for record in image.records}
+    ids = {name: number for name, number in pairs if name is not None and isinstance(number, int)}
+    return ids if len(pairs) == len(ids) == len(set(ids.values())) else {}
+
+
 def _category_names(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     names = {}
     categories = content.get("categories", [])
@@ -199,7 +207,7 @@ def _parse_annotation(entry: dict[str, Any], size_hw: tuple[int, int], names: di
     category_id = entry.get("category_id")
     if names and (not isinstance(category_id, int) or category_id not in names):
         raise DataError(f"category_id is {category_id!r}; allowed: the id of a category")
-    rle = _segmentation_rle(entry.get("segmentation"), size_hw)
+    rle = segmentation_rle(entry.get("segmentation"), size_hw)
     facts = parse_facts(entry, _OWN_KEYS)
     name = names.get(category_id) if isinstance(category_id, int) else None
     facts["category"] = None if name == UNNAMED else name
@@ -208,7 +216,8 @@ def _parse_annotation(entry: dict[str, Any], size_hw: tuple[int, int], names: di
     return raw_record(entry.get("id"), rle, facts)
 
 
-def _segmentation_rle(shape: Any, size_hw: tuple[int, int]) -> Rle:
+def segmentation_rle(shape: Any, size_hw: tuple[int, int]) -> Rle:
+    """The code of an annotation's `segmentation`, polygons or a code. Raises DataError when it is broken."""
     if isinstance(shape, dict):
         if rle_size_hw(shape) != size_hw:
             raise DataError(f"segmentation size is {shape['size']}; allowed: the image's, {list(size_hw)}")

@@ -82,15 +82,20 @@ def write_png(folder: str | Path, images: Iterable[AnnotatedImage]) -> None:
         write_text_atomically(path, to_json(path, _table(image)))
 
 
-def write_overlay(path: str | Path, image: AnnotatedImage, pixels_hwc: np.ndarray, scores: bool = False) -> None:
+def write_overlay(
+    path: str | Path,
+    image: AnnotatedImage,
+    pixels_hwc: np.ndarray,
+    scores: bool = False,
+    texts: Sequence[str] | None = None,
+) -> None:
     """Draw the masks over the picture (H, W, 3) uint8, as a file whose suffix says the format.
 
     A mask's colour goes by its id and so stays when others come or go. `scores` writes predicted IoUs on
-    them. Raises DataError when the picture has another size.
+    them, else `texts` are written, one for each. Raises DataError when the picture has another size.
     """
     if pixels_hwc.shape[:2] != image.size_hw:
         raise DataError(f"pixels_hwc is {pixels_hwc.shape[:2]}; allowed: the size of the masks, {image.size_hw}")
-    texts = None
     if scores:
         ious = [record.predicted_iou for record in image.records]
         texts = ["" if iou is None else f"{iou:.2f}" for iou in ious]

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anymask.data.sa1b import Sa1bFolder, Sample, write_text_atomically
+from anymask.data.sa1b import Sample
 from anymask.errors import DataError
+from anymask.evaluation.intervals import bootstrap_mean
 from anymask.evaluation.metrics import mean_iou, mean_over_sets, rle_ious
 from anymask.evaluation.points import (
     PointSettings,
     Progress,
     annotations_sha256,
     export_points,
+    point_set_of,
     set_name,
 )
 from anymask.evaluation.predictions import PredictionFolder, evenly_spaced
 from anymask.evaluation.protocol import Segmentable, describe
+from anymask.evaluation.report import how_made, markdown_table, percent, write_report
 
 
 @dataclass(frozen=True)
 class SetScores:
     """One data set's result: how much was judged, and the mean IoU in [0, 1] of every measure.
 
-    Measures are "1", "2", ... (numbers of clicks), "oracle" and "box".
+    Measures are "1", "2", ... (numbers of clicks), "oracle", "box" and "box+1". intervals: the ends of each
+    mean's 95% confidence interval, images drawn again and again with all their objects; None for a single image.
     """
 
     images: int
     objects: int
     miou: dict[str, float]
+    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,24 @@ class PointResults:
         )
         return header, [*rows, ["mean over sets", images, objects, *_percents(self.mean, self.mean)]]
 
+    def interval_table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of the confidence intervals, in per cent."""
+        rows = []
+        for name, scores in self.sets.items():
+            ends = [scores.intervals.get(measure) for measure in self.mean]
+            rows.append([name, *("-" if end is None else f"{percent(end[0])} to {percent(end[1])}" for end in ends)])
+        return ["set", *self.mean], rows
+
     def to_markdown(self) -> str:
-        """A page with the table and how it was made."""
-        header, rows = self.table()
-        lines = ["# Mean IoU (%) by number of clicks", ""]
-        lines += [_markdown_row(header), _markdown_row(["---", *["---:"] * (len(header) - 1)])]
-        lines += [_markdown_row(row) for row in rows]
-        lines += ["", "oracle: best of the masks for one click. box: the object's tight box.", ""]
-        lines += [f"- {key}: {value}" for key, value in {**self.model, **asdict(self.settings)}.items()]
-        return "\n".join(lines) + "\n"
+        """A page with the tables and how they were made."""
+        return (
+            f"# Mean IoU (%) by number of clicks\n\n{markdown_table(*self.table())}\n"
+            "oracle: best of the masks for one click. box: the object's tight box. box+1: the box and one click that "
+            "corrects its answer.\n\n"
+            f"## 95% confidence intervals\n\n{markdown_table(*self.interval_table())}\n"
+            "Images are drawn again and again (bootstrap), each with all its objects.\n\n"
+            + how_made(self.model, asdict(self.settings))
+        )
 
 
 def score_points(predictions_folder: str | Path) -> SetScores:
@@ -76,21 +89,34 @@ def score_points(predictions_folder: str | Path) -> SetScores:
 
     Raises DataError when an image is missing, a file is broken, or the truth has changed since.
     """
-    predictions = PredictionFolder.open(predictions_folder)
-    settings, folder = _settings_of(predictions), Sa1bFolder(_entry(predictions, "data"))
     ious: dict[str, list[float]] = defaultdict(list)
-    names = evenly_spaced(folder.names, settings.max_images)
-    for name in names:
-        for of_object in _image_ious(predictions, folder[folder.names.index(name)]):
+    image_of: list[str] = []
+    images = 0
+    for name, of_image in object_scores(predictions_folder):
+        images += 1
+        image_of += [name] * len(of_image)
+        for of_object in of_image.values():
             for measure, iou in of_object.items():
                 ious[measure].append(iou)
     if not ious:
-        raise DataError(f"{folder.path}: has no objects to score in {len(names)} images")
+        raise DataError(f"{predictions_folder}: has no objects to score in {images} images")
     return SetScores(
-        images=len(names),
-        objects=max(map(len, ious.values())),
+        images=images,
+        objects=len(image_of),
         miou={measure: mean_iou(values) for measure, values in ious.items()},
+        intervals={measure: _interval(values, image_of) for measure, values in ious.items()},
     )
+
+
+def object_scores(predictions_folder: str | Path) -> Iterator[tuple[str, dict[int, dict[str, float]]]]:
+    """For each image its file name and, by index in the annotation file, each object's IoU by measure.
+
+    Raises DataError as `score_points` does.
+    """
+    predictions = PredictionFolder.open(predictions_folder)
+    settings, point_set = _settings_of(predictions), point_set_of(predictions)
+    for name in evenly_spaced(point_set.names, settings.max_images):
+        yield name, _image_ious(predictions, name, point_set.sample(name))
 
 
 def evaluate_points(
@@ -100,8 +126,11 @@ def evaluate_points(
     settings: PointSettings | None = None,
     model: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    embeddings: str | Path | None = None,
+    layout: str = "auto",
+    images_dir: str | Path | None = None,
 ) -> PointResults:
-    """Run the whole experiment on folders in SA-1B's layout and write it down.
+    """Run the whole experiment on data sets (see `open_point_set` for their layouts) and write it down.
 
         model = anymask.load_model()
         predictor = anymask.Predictor(model)
@@ -123,24 +152,26 @@ def evaluate_points(
     if not names or len(set(names)) < len(names):
         raise DataError(f"data_folders are the sets {names}; allowed: one or more, each with its own name")
     for name, folder in zip(names, data_folders, strict=True):
-        export_points(judged, folder, out / "predictions" / name, settings, model, progress)
+        predictions = out / "predictions" / name
+        export_points(judged, folder, predictions, settings, model, progress, embeddings, layout, images_dir)
     sets = {name: score_points(out / "predictions" / name) for name in names}
     mean = mean_over_sets({name: scores.miou for name, scores in sets.items()})
     results = PointResults(model, settings, sets, mean)
-    write_text_atomically(out / "results.json", json.dumps(results.to_json(), indent=1) + "\n")
-    write_text_atomically(out / "results.md", results.to_markdown())
+    write_report(out, results.to_json(), results.to_markdown())
     plot_points(results, out / "points.png")
     return results
 
 
-def _image_ious(predictions: PredictionFolder, sample: Sample) -> list[dict[str, float]]:
-    """IoU by measure for each object of one image."""
-    path = predictions.image_path(sample.image_path.name)
-    content = predictions.read(sample.image_path.name)
+def _image_ious(predictions: PredictionFolder, name: str, sample: Sample) -> dict[int, dict[str, float]]:
+    """IoU by measure for each object of one image, by its index."""
+    path = predictions.image_path(name)
+    content = predictions.read(name)
     try:
         if content["annotations_sha256"] != annotations_sha256(sample):
-            raise DataError(f"{sample.json_path} has changed since the predictions were made")
-        return [_object_ious(sample.annotations[entry["index"]].rle, entry) for entry in content["objects"]]
+            raise DataError(f"the truth of {name} has changed since the predictions were made")
+        return {
+            entry["index"]: _object_ious(sample.annotations[entry["index"]].rle, entry) for entry in content["objects"]
+        }
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -155,8 +186,9 @@ def _object_ious(truth: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str
     result = {count: float(of_answer[0]) for count, of_answer in ious.items()}
     if "1" in ious:
         result["oracle"] = float(ious["1"].max())
-    if entry["box"] is not None:
-        result["box"] = float(rle_ious(truth, [candidate["rle"] for candidate in entry["box"]])[0])
+    for key, measure in (("box", "box"), ("box_click", "box+1")):
+        if entry.get(key) is not None:
+            result[measure] = float(rle_ious(truth, [candidate["rle"] for candidate in entry[key]])[0])
     return result
 
 
@@ -174,8 +206,11 @@ def _entry(predictions: PredictionFolder, key: str) -> Any:
 
 
 def _percents(scores: Mapping[str, float], measures: Mapping[str, float]) -> list[str]:
-    return [f"{100 * scores[measure]:.1f}" for measure in measures]
+    return [percent(scores[measure]) for measure in measures]
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _interval(values: Sequence[float], image_of: Sequence[str]) -> tuple[float, float] | None:
+    if len(set(image_of)) < 2:
+        return None
+    interval = bootstrap_mean(values, image_of)
+    return interval.low, interval.high

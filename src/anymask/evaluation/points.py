@@ -3,7 +3,8 @@
 The first click is the centre of the true mask, the pixel farthest from its boundary, or, in the harder
 variant, a random pixel of it. Each next click is the centre of the error region of the model's last answer,
 the mask that it is most confident of. "oracle" is the best of the masks for the single click, "box" the
-answer to the object's tight box. Scores are IoU, averaged over a set's objects and then over sets.
+answer to the object's tight box, "box+1" the answer after a click that corrects it. Scores are IoU, averaged
+over a set's objects and then over sets.
 
 `export_points` writes the answers as files; `point_scores` reads and scores them, and has `evaluate_points`,
 which does it all.
@@ -11,17 +12,17 @@ which does it all.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anymask.data.sa1b import Sa1bFolder, Sample
+from anymask.data.sa1b import Sample
 from anymask.errors import DataError
+from anymask.evaluation.point_sets import PointSet, open_point_set, truth_sha256
 from anymask.evaluation.predictions import PredictionFolder, evenly_spaced
 from anymask.evaluation.protocol import Answer, Segmentable
 from anymask.geometry.boxes import xywh_to_xyxy
@@ -42,7 +43,8 @@ class PointSettings:
     clicks: the numbers of clicks to report, rising (paper: 1, 2, 3, 5, 9).
     first_point: "centre" or "random" (paper's harder variant; only the first click is random).
     boxes: also ask for each object by its tight box.
-    feedback: from the second click on, give the last answer's logits back as a mask prompt, as interactive
+    box_click: also correct the box's answer with one click, given together with the box.
+    feedback: from the second prompt on, give the last answer's logits back as a mask prompt, as interactive
         use does.
     max_images, max_objects: at most so many images of a set and objects of an image, evenly spaced; None is
         all.
@@ -54,6 +56,7 @@ class PointSettings:
     clicks: tuple[int, ...] = (1, 2, 3, 5, 9)
     first_point: str = "centre"
     boxes: bool = True
+    box_click: bool = False
     feedback: bool = True
     max_images: int | None = None
     max_objects: int | None = None
@@ -69,6 +72,8 @@ class PointSettings:
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise DataError(f"{name} is {limit}; allowed: 1 or more, or None for all")
+        if self.box_click and not self.boxes:
+            raise DataError("box_click is True without boxes; allowed: only together with boxes")
         if self.seed < 0:
             raise DataError(f"seed is {self.seed}; allowed: 0 or more")
 
@@ -84,6 +89,7 @@ class _Object:
     logits: np.ndarray | None = None
     clicks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     box: list[dict[str, Any]] | None = None
+    box_click: list[dict[str, Any]] | None = None
 
     def prompt(self, feedback: bool) -> Prompt:
         """All clicks so far; three masks are asked for only while the prompt is ambiguous."""
@@ -98,6 +104,12 @@ class _Object:
         x0, y0, x1, y1 = (float(side) for side in xywh_to_xyxy(rle_to_box_xywh(self.rle)))
         return Prompt(box=(x0, y0, x1, y1))
 
+    def corrected_box_prompt(self, answer: Answer, feedback: bool) -> Prompt:
+        """The box and the click that corrects its answer most."""
+        point_xy, label = next_click(decode_rle(self.rle), answer.masks[0])
+        logits = np.array(answer.logits[:1]) if feedback else None
+        return replace(self.box_prompt(), points=(point_xy,), labels=(label,), mask_logits=logits)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "index": self.index,
@@ -105,6 +117,7 @@ class _Object:
             "labels": self.labels,
             "clicks": self.clicks,
             "box": self.box,
+            "box_click": self.box_click,
         }
 
 
@@ -120,27 +133,46 @@ def export_points(
     settings: PointSettings,
     model: Mapping[str, Any],
     progress: Progress | None = None,
+    embeddings: str | Path | None = None,
+    layout: str = "auto",
+    images_dir: str | Path | None = None,
 ) -> PredictionFolder:
-    """Ask a model for every object of a folder in SA-1B's layout and write its answers to the folder `out`.
+    """Ask a model for every object of a data set (see `open_point_set`) and write its answers to the folder `out`.
 
     `model` says who is judged, as JSON values (name, fingerprint of the weights...); it is kept with the
-    settings and the data folder in config.json. Images that are done already are passed over. Raises
-    DataError when `out` holds predictions of another configuration or the data are broken.
+    settings and the data set in config.json. Images that are done already are passed over. `embeddings` is the
+    folder that keeps images' embeddings for all experiments. Raises DataError when `out` holds predictions of
+    another configuration or the data are broken.
     """
-    folder = Sa1bFolder(data_folder)
-    config = {"model": dict(model), "settings": asdict(settings), "data": str(folder.path.resolve())}
+    point_set = open_point_set(data_folder, layout, images_dir)
+    config = {
+        "model": dict(model),
+        "settings": asdict(settings),
+        "data": str(Path(data_folder).resolve()),
+        "layout": layout,
+        "images_dir": None if images_dir is None else str(Path(images_dir).resolve()),
+    }
     predictions = PredictionFolder.create(out, config)
-    names = evenly_spaced(folder.names, settings.max_images)
+    names = evenly_spaced(point_set.names, settings.max_images)
     for done, name in enumerate(names, start=1):
         if not predictions.has(name):
-            sample = folder[folder.names.index(name)]
-            predictions.write(name, predict_image(judged, sample, settings))
+            predictions.write(name, predict_image(judged, point_set.sample(name), settings, embeddings))
         if progress is not None:
             progress(set_name(data_folder), done, len(names))
     return predictions
 
 
-def predict_image(judged: Segmentable, sample: Sample, settings: PointSettings) -> dict[str, Any]:
+def point_set_of(predictions: PredictionFolder) -> PointSet:
+    """The data set that predictions were made for. Raises DataError when their configuration does not say."""
+    config = predictions.config
+    if "data" not in config:
+        raise DataError(f"{predictions.config_path}: has no 'data'")
+    return open_point_set(config["data"], config.get("layout", "auto"), config.get("images_dir"))
+
+
+def predict_image(
+    judged: Segmentable, sample: Sample, settings: PointSettings, embeddings: str | Path | None = None
+) -> dict[str, Any]:
     """One image's part of the experiment, as JSON values; the image is embedded once for all its objects.
 
     Each object has its `index` in the annotation file, the clicks it got, and for each number of clicks (and
@@ -148,13 +180,11 @@ def predict_image(judged: Segmentable, sample: Sample, settings: PointSettings) 
     """
     objects = [_first_click(sample, index, settings) for index in _chosen_objects(sample, settings.max_objects)]
     if objects:
-        judged.set_image(sample.read_image())
+        _show(judged, sample, embeddings)
         for count in range(1, settings.clicks[-1] + 1):
             _click_round(judged, objects, count, settings)
         if settings.boxes:
-            answers = list(judged.predict_batch([thing.box_prompt() for thing in objects]))
-            for thing in reversed(objects):
-                thing.box = _candidates(answers.pop())
+            _box_round(judged, objects, settings)
     return {
         "image": sample.image_path.name,
         "annotations_sha256": annotations_sha256(sample),
@@ -163,8 +193,21 @@ def predict_image(judged: Segmentable, sample: Sample, settings: PointSettings) 
 
 
 def annotations_sha256(sample: Sample) -> str:
-    """The digest of an annotation file: predictions are scored against the truth that they were made from."""
-    return hashlib.sha256(sample.json_path.read_bytes()).hexdigest()
+    """The digest of an image's masks: predictions are scored against the truth that they were made from."""
+    return truth_sha256(sample)
+
+
+def _show(judged: Segmentable, sample: Sample, embeddings: str | Path | None) -> None:
+    from anymask.data.images import image_size_hw
+    from anymask.evaluation.embeddings import show_image  # torch is needed only where embeddings are kept
+
+    if embeddings is None:
+        judged.set_image(sample.read_image())
+        return
+    found_hw = image_size_hw(sample.image_path)
+    if found_hw != sample.size_hw:
+        raise DataError(f"{sample.image_path}: is {found_hw} (h, w); allowed: its masks' size, {sample.size_hw}")
+    show_image(judged, sample.image_path, embeddings)
 
 
 def _chosen_objects(sample: Sample, limit: int | None) -> list[int]:
@@ -200,6 +243,20 @@ def _click_round(judged: Segmentable, objects: Sequence[_Object], count: int, se
             thing.points_xy.append(point_xy)
             thing.labels.append(label)
             thing.logits = np.array(answer.logits[:1]) if settings.feedback else None
+
+
+def _box_round(judged: Segmentable, objects: Sequence[_Object], settings: PointSettings) -> None:
+    """Answer all boxes and, where it is asked for, a correction of each."""
+    answers = list(judged.predict_batch([thing.box_prompt() for thing in objects]))
+    prompts = []
+    for thing in reversed(objects):
+        answer = answers.pop()
+        thing.box = _candidates(answer)
+        if settings.box_click:
+            prompts.append(thing.corrected_box_prompt(answer, settings.feedback))
+    if prompts:
+        for thing, answer in zip(reversed(objects), judged.predict_batch(prompts), strict=True):
+            thing.box_click = _candidates(answer)
 
 
 def _candidates(answer: Answer) -> list[dict[str, Any]]:

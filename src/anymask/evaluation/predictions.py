@@ -1,8 +1,8 @@
 """Predictions as files: every suite writes what a model answered first and scores the files after.
 
 A folder holds the answers to one data set: `config.json` (who was judged, on what, with which settings) and
-`images/NAME.json`, one per image, each written whole or not at all. A run that was killed goes on where it
-stopped; a run with another configuration is refused, since its answers must not mix with these.
+`images/NAME.json` (or another suffix), one per image, each written whole or not at all. A run that was killed
+goes on where it stopped; a run with another configuration is refused, since its answers must not mix with these.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ T = TypeVar("T")
 
 
 class PredictionFolder:
-    """The predictions in one folder; `create` makes or continues one, `open` reads one."""
+    """The predictions in one folder; `create` makes or continues one, `open` reads one.
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    `suffix` is that of the files of answers; `write` and `read` are for JSON.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], suffix: str = ".json") -> None:
         self.path = path
         self.config = config
+        self.suffix = suffix
 
     @property
     def config_path(self) -> Path:
@@ -33,16 +37,16 @@ class PredictionFolder:
         return self.path / "config.json"
 
     @classmethod
-    def create(cls, path: str | Path, config: Mapping[str, Any]) -> PredictionFolder:
+    def create(cls, path: str | Path, config: Mapping[str, Any], suffix: str = ".json") -> PredictionFolder:
         """A folder for this configuration (JSON values), new or already begun.
 
         Raises DataError, naming the keys that differ, when it was begun with another configuration.
         """
-        folder = cls(Path(path), json.loads(json.dumps(config, allow_nan=False)))
+        folder = cls(Path(path), json.loads(json.dumps(config, allow_nan=False)), suffix)
         if folder.config_path.exists():
             folder._refuse_another_config(read_json(folder.config_path))
             return folder
-        if any((folder.path / "images").glob("*.json")):
+        if any((folder.path / "images").glob(f"*{suffix}")):
             raise DataError(f"{folder.config_path}: no such file, though predictions lie beside it")
         (folder.path / "images").mkdir(parents=True, exist_ok=True)
         write_text_atomically(folder.config_path, json.dumps(folder.config, indent=1))
@@ -59,7 +63,7 @@ class PredictionFolder:
 
     def image_path(self, image_name: str) -> Path:
         """Where the answers to one image (named by its file) lie or will lie."""
-        return self.path / "images" / f"{Path(image_name).stem}.json"
+        return self.path / "images" / f"{Path(image_name).stem}{self.suffix}"
 
     def has(self, image_name: str) -> bool:
         """Whether this image is done."""
