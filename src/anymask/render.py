@@ -114,6 +114,8 @@ def _write(picture: np.ndarray, text: str, centre_xy: tuple[float, float], line:
     (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, width)
     x = int(np.clip(centre_xy[0] - text_width / 2, 0, max(0, picture.shape[1] - text_width)))
     y = int(np.clip(centre_xy[1] + text_height / 2, text_height, max(text_height, picture.shape[0] - 2)))
-    place, font = (x, y), cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(picture, text, place, font, size, (0, 0, 0), width + 2, cv2.LINE_AA)
-    cv2.putText(picture, text, place, font, size, (255, 255, 255), width, cv2.LINE_AA)
+    # A rim of shifted copies: thicker letters are also wider in OpenCV 5, and would run away from the white ones.
+    for shift_x, shift_y in ((-1, -1), (-1, 1), (1, -1), (1, 1), (0, 0)):
+        colour = (0, 0, 0) if shift_x else (255, 255, 255)
+        place = (x + width * shift_x, y + width * shift_y)
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, width, cv2.LINE_AA)

@@ -143,3 +143,37 @@ def assert_one_line(done: subprocess.CompletedProcess[str], told: str) -> None:
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_detectors_boxes_become_masks_with_their_labels(picture: Path, tmp_path: Path) -> None:
+    boxes = [{"image": "disc.png", "box": [40, 20, 120, 100], "label": "sun", "score": 0.8, "id": 5}]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    given = ("segment", picture.parent, "--boxes", tmp_path / "boxes.json", "-o", tmp_path / "out", "--json")
+    done = run(*given)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["masks"] == 1
+    (record,) = json.loads((tmp_path / "out" / "disc.json").read_text())["annotations"]
+    assert (record["id"], record["category"], record["score"]) == (5, "sun", 0.8)
+    assert record["prompt_box"] == [40, 20, 80, 80]
+    with Image.open(tmp_path / "out" / "overlays" / "disc.jpg") as overlay:
+        assert overlay.size == (160, 120)
+    assert json.loads(run(*given).stdout)["done_before"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--boxes", "BOXES", "--point", "3,4"], 2, "together with --boxes"),
+        ([], 2, "is a folder"),
+        (["--boxes", "nowhere.json"], 1, "nowhere.json: no such file"),
+        (["--boxes", "BOXES"], 1, "no box is of an image here"),
+    ],
+)
+def test_boxes_and_folders_that_do_not_fit(
+    picture: Path, tmp_path: Path, arguments: list[str], code: int, told: str
+) -> None:
+    (tmp_path / "boxes.json").write_text('{"other.png": [[1, 2, 3, 4]]}')
+    words = [str(tmp_path / "boxes.json") if word == "BOXES" else word for word in arguments]
+    done = run("segment", picture.parent, *words, "-o", tmp_path / "out")
+    assert done.returncode == code
+    assert told in " ".join(done.stderr.replace("│", " ").split())

@@ -2,7 +2,13 @@
 
 import torch
 
-SETTINGS = {"points_per_side": 8, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.6, "crop_edge_tolerance": 3.0}
+SETTINGS = {
+    "points_per_side": 8,
+    "pred_iou_thresh": 0.3,
+    "stability_score_thresh": 0.6,
+    "box_nms_thresh": 0.7,
+    "crop_edge_tolerance": 3.0,
+}
 
 
 def draw_blobs(features, prompts, iou_thresh=None):

@@ -326,9 +326,9 @@ def test_own_points_take_the_place_of_the_grid(blob_model, photo):
 
 
 def test_thresholds_are_the_models_own_unless_given(blob_model, photo, monkeypatch):
-    monkeypatch.setattr(blob_model, "generator_defaults", GeneratorDefaults(0.6, 0.5))
-    left_out = {**SETTINGS, "pred_iou_thresh": None, "stability_score_thresh": None}
-    told = {**SETTINGS, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.5}
+    monkeypatch.setattr(blob_model, "generator_defaults", GeneratorDefaults(0.6, 0.5, 0.3))
+    left_out = {**SETTINGS, "pred_iou_thresh": None, "stability_score_thresh": None, "box_nms_thresh": None}
+    told = {**SETTINGS, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.5, "box_nms_thresh": 0.3}
     records = anymask.MaskGenerator(blob_model, **left_out).generate(photo.image)
     assert records == anymask.MaskGenerator(blob_model, **told).generate(photo.image)
     assert len(records) > 0
@@ -403,3 +403,34 @@ def peak_numpy_bytes(work):
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def test_threads_change_nothing(blob_model, photo):
+    generator = anymask.MaskGenerator(blob_model, **SETTINGS, points_per_batch=5)
+    embedding = anymask.encode(blob_model, photo.image)  # whose last digits depend on torch's own threads
+    before, answers = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            calls = []
+            answers.append(generator.generate(embedding, progress=lambda *call, calls=calls: calls.append(call)))
+            assert torch.get_num_threads() == threads
+            assert calls == [(min(64, 5 * batch), 64) for batch in range(1, 14)]
+    finally:
+        torch.set_num_threads(before)
+    assert answers[0] == answers[1]
+    assert len(answers[0]) > 3
+
+
+def test_who_watches_may_stop_the_work(blob_model, photo):
+    def stop(done, total):
+        raise InterruptedError
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(InterruptedError):
+            anymask.MaskGenerator(blob_model, **SETTINGS, points_per_batch=1).generate(photo.image, progress=stop)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

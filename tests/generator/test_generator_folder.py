@@ -13,7 +13,8 @@ from anymask.data.formats import FORMATS, read_dataset
 from anymask.data.validation import validate_dataset
 from anymask.errors import AnymaskError, DataError, ImageError
 from anymask.generator import MaskGenerator
-from anymask.generator.folder import FolderRun, Job, OutputError, Session, find_jobs, work_in_turn
+from anymask.generator.finders import Everything, Job
+from anymask.generator.folder import FolderRun, OutputError, Session, find_jobs, work_in_turn
 from anymask.model.segmenter import GeneratorDefaults
 
 OPTIONS = {**SETTINGS, "points_per_side": 5}
@@ -33,7 +34,7 @@ def source(tmp_path, photo):
 
 @pytest.fixture
 def run(tmp_path):
-    return FolderRun(tmp_path / "out", options=OPTIONS)
+    return FolderRun(tmp_path / "out", Everything(OPTIONS))
 
 
 def work(run, model, jobs, **prepare):
@@ -186,12 +187,12 @@ def test_a_full_disk_ends_the_run(blob_model, source, run, monkeypatch):
 def test_other_settings_do_not_mix(blob_model, source, run, monkeypatch):
     jobs = find_jobs([source], True, run.out)
     work(run, blob_model, jobs)
-    other = replace(run, options={**OPTIONS, "max_masks": 1})
+    other = replace(run, finder=Everything({**OPTIONS, "max_masks": 1}))
     with pytest.raises(DataError, match="max_masks was None, now is 1"):
         other.prepare(blob_model, jobs)
     with pytest.raises(DataError, match="format was 'sa1b', now is 'labelme'"):
         replace(run, format_name="labelme").prepare(blob_model, jobs)
-    run_with_less = replace(run, options={**OPTIONS, "memory_mb": 100, "points_per_batch": 3})
+    run_with_less = replace(run, finder=Everything({**OPTIONS, "memory_mb": 100, "points_per_batch": 3}))
     assert work(run_with_less, blob_model, jobs) == []
     monkeypatch.setattr(blob_model, "generator_defaults", GeneratorDefaults(0.5, 0.5))
     assert work(run, blob_model, jobs) == []  # the options say both thresholds
@@ -223,7 +224,10 @@ def test_two_images_of_one_result_are_named(blob_model, source, run):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"format_name": "tiff"}, "format is 'tiff'"), ({"options": {"points_per_side": 0}}, "points_per_side is 0")],
+    [
+        ({"format_name": "tiff"}, "format is 'tiff'"),
+        ({"finder": Everything({"points_per_side": 0})}, "points_per_side is 0"),
+    ],
 )
 def test_an_impossible_run_makes_no_folder(blob_model, source, run, changes, words):
     with pytest.raises(AnymaskError, match=words):
@@ -235,7 +239,7 @@ def test_the_region_of_interest_is_a_picture_of_the_same_size(blob_model, source
     roi = np.zeros((120, 160), np.uint8)
     roi[:, :80] = 255
     cv2.imwrite(str(tmp_path / "roi.png"), roi)
-    run = replace(run, roi=tmp_path / "roi.png")
+    run = replace(run, finder=Everything(OPTIONS, tmp_path / "roi.png"))
     outcomes = work(run, blob_model, find_jobs([source], True, run.out))
     assert [outcome.reason is None for outcome in outcomes] == [True, False, False]
     assert "roi has shape (120, 160)" in outcomes[1].reason

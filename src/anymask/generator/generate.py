@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from anymask.data.images import ImageSource
 from anymask.embedding import ImageEmbedding, encode_images
 from anymask.errors import AnymaskError
-from anymask.generator.candidates import Candidate, Scene, batch_size, crop_candidates
+from anymask.generator.candidates import Candidate, Scene, batch_size, crop_candidates, thread_count
 from anymask.geometry.boxes import box_nms
 from anymask.geometry.crops import Crop, layered_crops, point_grid
 from anymask.geometry.points import mask_centre_xy
@@ -37,7 +37,7 @@ class MaskGenerator:
 
     points_per_side: the grid has its square of points, each crop of layer n `crop_n_points_downscale_factor`**n
     times fewer a side. points_per_batch: decoded at once; None for what suits the device. pred_iou_thresh,
-    stability_score_thresh: at least; None for the model's own (`Segmenter.generator_defaults`).
+    stability_score_thresh: at least; None, as for box_nms_thresh, for the model's own (`Segmenter.generator_defaults`).
     stability_score_offset: stability is the IoU of the logits cut at plus and at minus this. max_coverage: masks of
     this share of the image or more go. box_nms_thresh, crop_nms_thresh: box IoU above which the lesser of two
     masks goes, in a crop and across crops. crop_n_layers: 0 for the whole image alone (the paper's data: 2).
@@ -57,7 +57,7 @@ class MaskGenerator:
     stability_score_thresh: float | None = None
     stability_score_offset: float = 1.0
     max_coverage: float = 0.95
-    box_nms_thresh: float = 0.7
+    box_nms_thresh: float | None = None
     crop_n_layers: int = 0
     crop_nms_thresh: float = 0.7
     crop_overlap_ratio: float = 512 / 1500
@@ -127,9 +127,10 @@ class MaskGenerator:
         candidates: list[Candidate] = []
         for crop, points_xy in plan:
             embedding = self._encode(whole, crop)
-            at_once = batch_size(self.model, embedding, self.points_per_batch, self.memory_mb)
+            threads = thread_count(self.model)
+            at_once = batch_size(self.model, embedding, self.points_per_batch, self.memory_mb, threads)
             found = crop_candidates(self.model, embedding, crop, points_xy, scene, at_once, count)
-            candidates += _suppress(found, self.box_nms_thresh, lambda candidate: (-candidate.predicted_iou,))
+            candidates += _suppress(found, self._box_nms_thresh, lambda candidate: (-candidate.predicted_iou,))
         if self.crop_n_layers:
             candidates = _suppress(candidates, self.crop_nms_thresh, lambda c: (-c.crop.layer, -c.predicted_iou))
         return self._records(self._clean(candidates, scene))
@@ -163,6 +164,11 @@ class MaskGenerator:
         x0, y0, x1, y1 = crop.box_xyxy
         return encode_images(self.model, [whole.image_hwc[y0:y1, x0:x1]])[0]
 
+    @property
+    def _box_nms_thresh(self) -> float:
+        own = self.model.generator_defaults.box_nms_thresh
+        return own if self.box_nms_thresh is None else self.box_nms_thresh
+
     def _scene(self, size_hw: tuple[int, int], roi_hw: np.ndarray | None) -> Scene:
         defaults = self.model.generator_defaults
         iou, stability = self.pred_iou_thresh, self.stability_score_thresh
@@ -185,7 +191,7 @@ class MaskGenerator:
         cleaned = [_without_small_regions(candidate, scene, self.min_mask_region_area) for candidate in candidates]
         is_changed = {id(new): new is not old for new, old in zip(cleaned, candidates, strict=True)}
         wanted = [candidate for candidate in cleaned if scene.allows_area(candidate.area)]
-        threshold = max(self.box_nms_thresh, self.crop_nms_thresh)
+        threshold = max(self._box_nms_thresh, self.crop_nms_thresh)
         return _suppress(wanted, threshold, lambda candidate: (is_changed[id(candidate)],))
 
     def _records(self, candidates: list[Candidate]) -> list[MaskRecord]:
