@@ -1,6 +1,6 @@
 """Everything in a photograph of 1200x1800 with `tiny`: our generator beside Meta's over the same model.
 
-    python benchmarks/everything.py [--photo PHOTO] [--rounds 2] [--json FILE]
+    python benchmarks/everything.py [--photo PHOTO] [--rounds 2] [--json-file FILE]
 
 Meta's `SamAutomaticMaskGenerator` is driven over `as_reference(tiny)`; both ask 32x32 points with the same settings,
 and what the paper adds over the reference (no mask that covers the image, no small regions) is off. The thresholds let
@@ -19,12 +19,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
 from pairs import Pair, Task
 
 IMAGE_HW = (1200, 1800)
 POINTS_PER_SIDE = 32
 OUTPUTS = 3 * POINTS_PER_SIDE**2
 SETTINGS = {"pred_iou_thresh": 0.35, "stability_score_thresh": 0.4, "box_nms_thresh": 0.9}
+# The photograph that is taken where the folder of real data is there; else one is made up.
+FOLDER_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+USUAL_PHOTO = "photos/unlabelled/kodak_08.jpg"
 # Told to the worker processes by name: where the photograph lies, where they leave their masks.
 PHOTO, ANSWERS = "ANYMASK_BENCH_PHOTO", "ANYMASK_BENCH_ANSWERS"
 
@@ -32,8 +36,8 @@ PHOTO, ANSWERS = "ANYMASK_BENCH_PHOTO", "ANYMASK_BENCH_ANSWERS"
 def photograph() -> np.ndarray:
     """The chosen photograph at IMAGE_HW, else one made up."""
     import cv2
-    import networks
 
+    import networks
     from anymask import read_image
 
     if PHOTO not in os.environ:
@@ -71,9 +75,8 @@ def ours() -> Task:
 
 
 def metas() -> Task:
-    import networks
-
     import anymask
+    import networks
     from anymask.compat.segment_anything import as_reference
 
     if find_spec("torchvision") is None:
@@ -128,12 +131,15 @@ def main(
     threads: int = os.cpu_count() or 1,
     json_file: Path | None = None,
 ) -> None:
+    from rich.console import Console
+
     import environment
     import report
-    from rich.console import Console
     from turns import run_pair
 
     console = Console()
+    usual = Path(os.environ.get("ANYMASK_DATA", FOLDER_BESIDE)) / USUAL_PHOTO
+    photo = photo or (usual if usual.exists() else None)
     if photo is not None:
         os.environ[PHOTO] = str(photo.resolve())
     with TemporaryDirectory() as folder:

@@ -53,11 +53,10 @@ def predictor_class(request: pytest.FixtureRequest) -> Any:
     return SamPredictor if request.param == "ours" else request.getfixturevalue("meta_package").SamPredictor
 
 
-def square_input(segmenter: Segmenter, predictor: Any, scene: np.ndarray) -> Tensor:
-    """The image as the reference brings it to the model: resized by Pillow, normalised, padded to a square."""
+def model_input(segmenter: Segmenter, predictor: Any, scene: np.ndarray) -> Tensor:
+    """The image as the reference resizes it, by Pillow, and then normalised and padded as the model pads."""
     resized = torch.from_numpy(predictor.transform.apply_image(scene)).permute(2, 0, 1)[None]
-    side = segmenter.input_spec.longest_side
-    pixels = torch.zeros(1, 3, side, side)
+    pixels = torch.zeros(1, 3, *segmenter.frame(scene.shape[:2]).padded_hw)
     pixels[:, :, : resized.shape[2], : resized.shape[3]] = segmenter.normalise(resized)
     return pixels
 
@@ -97,7 +96,7 @@ PROMPTS: dict[str, tuple[dict[str, Any], list[tuple[float, float, int]]]] = {
 def test_answers_are_the_models_own(
     segmenter: Segmenter, predictor_class: Any, scene: np.ndarray, kind: str, with_mask: bool, multimask: bool
 ) -> None:
-    """On the same square input, to the bit that float32 keeps; whatever the model adds to the paper's."""
+    """To the bit that float32 keeps, whatever the model adds to the paper's; beyond its padding the edge repeats."""
     predictor = predictor_class(as_reference(segmenter))
     predictor.set_image(scene)
     arguments, labelled = PROMPTS[kind]
@@ -109,14 +108,18 @@ def test_answers_are_the_models_own(
     scale = segmenter.input_spec.longest_side / max(scene.shape)
     points = torch.tensor([[(x * scale, y * scale) for x, y, _ in labelled]]).reshape(1, -1, 2)
     labels = torch.tensor([[label for *_, label in labelled]], dtype=torch.long).reshape(1, -1)
-    batch = PromptBatch(points, labels, torch.from_numpy(earlier)[None] if with_mask else None)
+    height, width = (side // 4 for side in segmenter.frame(scene.shape[:2]).padded_hw)
+    own_mask = torch.from_numpy(earlier)[None, :, :height, :width] if with_mask else None
+    batch = PromptBatch(points, labels, own_mask)
     with torch.no_grad():
-        features = segmenter.encode(square_input(segmenter, predictor, scene))
+        features = segmenter.encode(model_input(segmenter, predictor, scene))
         expected, expected_ious = choose_outputs(*segmenter.decode(features, batch), multimask)
     assert logits.shape == (3 if multimask else 1, low, low)
     assert masks.shape == (len(logits), *scene.shape[:2])
-    assert_near(logits, expected[0])
-    assert_near(ious, expected_ious[0])
+    assert_near(logits[:, :height, :width], expected[0])
+    assert (logits[:, height:] == logits[:, height - 1 : height]).all()
+    assert (logits[:, :, width:] == logits[:, :, width - 1 : width]).all()
+    np.testing.assert_allclose(ious, expected_ious[0], atol=1e-4)
 
 
 def test_batches_of_boxes(random_tiny: Segmenter, predictor_class: Any, scene: np.ndarray) -> None:
@@ -290,26 +293,27 @@ def test_onnx_models_answer_as_the_predictor(
     expected = predictor.predict_torch(
         coords[:, :2], labels[:, :2], mask_input=mask_input if has_mask else None, return_logits=True
     )
-    assert_near(masks[:, 1:], expected[0])
+    # The graph interpolates twice on the way to the original size, the predictor once.
+    assert ((masks[:, 1:] > 0) == (expected[0] > 0)).float().mean() > 0.97
     assert_near(ious[:, 1:], expected[1])
     assert_near(logits[:, 1:], expected[2])
 
 
-def test_our_predictor_pads_less_and_answers_much_the_same(scene: np.ndarray) -> None:
-    """With the trained model the two ways agree on what the object is, though not to the pixel."""
-    try:
-        from anymask.model.zoo import load_model
-
-        model = load_model("tiny", device="cpu")
-    except AnymaskError:
-        pytest.skip("the trained tiny model is not in this checkout")
-    reference, own = SamPredictor(as_reference(model)), Predictor(model)
-    reference.set_image(scene)
-    own.set_image(scene)
-    box = np.array([20, 10, 60, 50])
-    expected = own.predict(box=box, multimask=False).masks[0]
-    actual = reference.predict(box=box, multimask_output=False)[0][0]
-    assert (actual & expected).sum() / (actual | expected).sum() > 0.8
+@pytest.mark.parametrize("turn", [False, True])
+def test_the_reference_and_our_predictor_give_the_same_masks(
+    segmenter: Segmenter, predictor_class: Any, scene: np.ndarray, turn: bool
+) -> None:
+    """One way for the pixels in and one for the masks out, in landscape and portrait."""
+    picture = np.ascontiguousarray(scene.transpose(1, 0, 2)) if turn else scene
+    reference, own = predictor_class(as_reference(segmenter)), Predictor(segmenter)
+    reference.set_image(picture)
+    own.set_image(picture)
+    for point in ([40, 30], [12, 50]):
+        expected = own.predict(points=[point])
+        masks, ious, _ = reference.predict(np.array([point]), np.array([1]))
+        order = np.argsort(-ious, kind="stable")
+        assert_near(ious[order], expected.scores)
+        assert np.mean(masks[order] != expected.masks) < 1e-3
 
 
 def test_what_is_no_model_of_ours() -> None:

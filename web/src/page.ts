@@ -120,7 +120,7 @@ export class Page {
     const slider = h("input", { type: "range", min: 0, max: BRUSH_SIZES.length - 1, "aria-label": "Brush size" });
     slider.addEventListener("input", () => this.hands.setBrushStep(Number(slider.value)));
     byId("brush-size").append(slider, h("output", {}));
-    byId("dock").append(this.nudge, this.bar.element);
+    byId("dock").append(this.nudge, h("div", { class: "dock-row" }, byId("brush-size"), this.bar.element));
     byId("panel-buttons").append(this.hideAllButton);
     byId("list").append(this.panel.element);
     byId("panel-foot").append(this.goodEnoughButton, this.doneShare);
@@ -382,6 +382,7 @@ export class Page {
     for (const [tool, button] of this.toolButtons) button.setAttribute("aria-pressed", String(tool === chosen));
     byId("canvas").dataset.tool = chosen;
     const size = byId("brush-size");
+    byId("dock").classList.toggle("has-brush", chosen === "brush" || chosen === "eraser");
     size.hidden = chosen !== "brush" && chosen !== "eraser";
     size.querySelector("input")!.value = String(brushStep);
     size.querySelector("output")!.textContent = `${brushSize} px`;

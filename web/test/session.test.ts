@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { nextWrite, type Known, type Work } from "../src/core/plan";
+import { knownFrom, nextWrite, type Known, type Work } from "../src/core/plan";
 import * as s from "../src/core/session";
 import type { Step } from "../src/core/prompt";
 
@@ -118,6 +118,14 @@ describe("what the server is told", () => {
     }
     expect(plan(new Map([["a", known("A")]]), [])).toEqual({ kind: "remove", id: "a", version: 3 });
     expect(plan(new Map([["a", known("A", { status: "deleted" })]]), [])).toBe(null);
+  });
+
+  it("builds on the server's newest version after a conflict", () => {
+    const rest = { image_id: 1, predicted_iou: null, changed_by: "bob" };
+    const current = { id: "a", version: 9, status: "accepted" as const, segmentation: rle("A"), category: "theirs", ...rest };
+    const after = knownFrom(current, known("A", { version: 3, logSent: 2 }));
+    expect(after).toEqual(known("A", { version: 9, label: "theirs", logSent: 2 }));
+    expect(plan(new Map([["a", after]]), [annotation("a", "A", { label: "mine" })])).toMatchObject({ body: { version: 9, category: "mine" } });
   });
 
   it("leaves alone what waits for the person's decision", () => {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,21 +66,15 @@ def fit_frame(size_hw: tuple[int, int], longest_side: int, pad_multiple: int | N
 
 
 def resize_image(image_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """An HxWxC uint8 image at another size: area averaging when it shrinks, bilinear when it grows.
+    """An HxWxC or HxW uint8 image at another size: bilinear, over a wider area where it shrinks.
 
-    Averaging is what keeps a 20,000 pixel wide image from turning into aliased noise. One side that grows
-    while the other shrinks (extreme aspect ratios) is resized in two steps, each with its own filter.
+    Pillow's filter, which the reference uses: a network sees the same pixels from here as from there. Its width is
+    what keeps a 20,000 pixel wide image from turning into aliased noise.
     """
-    height, width = image_hwc.shape[:2]
-    new_height, new_width = size_hw
-    if (height, width) == (new_height, new_width):
+    if image_hwc.shape[:2] == tuple(size_hw):
         return image_hwc
-    shrunk_hw = (min(height, new_height), min(width, new_width))
-    if shrunk_hw != (height, width):
-        image_hwc = cv2.resize(image_hwc, shrunk_hw[::-1], interpolation=cv2.INTER_AREA)
-    if shrunk_hw != (new_height, new_width):
-        image_hwc = cv2.resize(image_hwc, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    return image_hwc
+    height, width = size_hw
+    return np.array(Image.fromarray(image_hwc).resize((width, height), Image.Resampling.BILINEAR))
 
 
 @lru_cache(maxsize=16)
@@ -210,7 +205,17 @@ def mask_to_model(mask_hw: np.ndarray, frame: Frame, size_hw: tuple[int, int]) -
     image's own way, resized and then padded, so that mask and image lie on each other to the sub-pixel.
     """
     padded = np.zeros(frame.padded_hw, dtype=np.float32)
-    padded[: frame.resized_hw[0], : frame.resized_hw[1]] = resize_image(
+    padded[: frame.resized_hw[0], : frame.resized_hw[1]] = _resize_shares(
         np.asarray(mask_hw, dtype=np.float32), frame.resized_hw
     )
-    return resize_image(padded, size_hw)
+    return _resize_shares(padded, size_hw)
+
+
+def _resize_shares(shares_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """Shares (H, W) float32 at another size: averaged along a side that shrinks, bilinear along one that grows."""
+    shrunk_hw = min(shares_hw.shape[0], size_hw[0]), min(shares_hw.shape[1], size_hw[1])
+    if shrunk_hw != shares_hw.shape:
+        shares_hw = cv2.resize(shares_hw, shrunk_hw[::-1], interpolation=cv2.INTER_AREA)
+    if shrunk_hw != tuple(size_hw):
+        shares_hw = cv2.resize(shares_hw, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR)
+    return shares_hw

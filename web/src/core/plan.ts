@@ -54,7 +54,8 @@ export function knownFrom(server: ServerAnnotation, sent: Pick<Known, "logSent" 
     status: server.status,
     counts: server.segmentation.counts,
     label: server.category ?? "",
-    ...sent,
+    logSent: sent.logSent,
+    secondsSent: sent.secondsSent,
   };
 }
 

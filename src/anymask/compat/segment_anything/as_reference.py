@@ -6,8 +6,9 @@ carry a code instead: the image embedding its skip maps, folded to stride 16; th
 and label; the dense embedding the rough mask, folded. The decoder unfolds them and asks the model itself, so nothing of
 the model is repeated here and nothing is remembered between calls.
 
-The reference pads to a square where our `Predictor` pads as little as the model allows. Background is computed for the
-padding too, and what the encoder makes of the image depends on it, so answers differ slightly between the two.
+The reference pads to a square, our `Predictor` as little as the model allows, and what an encoder makes of an image
+depends on its padding. So the encoder leaves out what is padding alone, and the code is padded instead. Masks come
+to the original size in one interpolation, as ours do. Both ways give the same answers, to rounding.
 
 Legend: I images, B prompts, N points, C channels, S input side, h w embedding cells.
 """
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from anymask.compat.segment_anything.errors import ArgumentError
 from anymask.compat.segment_anything.modeling.prompt_encoder import labelled_points
 from anymask.compat.segment_anything.modeling.sam import Sam
+from anymask.geometry.resize import interpolation_matrix
 from anymask.model.image_encoder import ImageFeatures
 from anymask.model.mask_decoder import NUM_MASK_OUTPUTS
 from anymask.model.segmenter import PromptBatch, Segmenter, choose_outputs
@@ -66,6 +68,15 @@ class ReferenceModel(Sam):
         self.to(segmenter.device)
         self.train(segmenter.training)
 
+    def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
+        """Mask logits (B, C, h, w) over the padded square at the original size (B, C, H, W), in one interpolation."""
+        side = self.image_encoder.img_size
+        rows, columns = (
+            torch.from_numpy(interpolation_matrix(int(original), cells, used * cells / side)).to(masks)
+            for original, cells, used in zip(original_size, masks.shape[-2:], input_size, strict=True)
+        )
+        return rows @ (masks @ columns.T)
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return self.segmenter.state_dict(*args, **kwargs)
 
@@ -74,27 +85,61 @@ class ReferenceModel(Sam):
 
 
 class ImageCodeEncoder(nn.Module):
-    """Pixels (I, 3, S, S) to one tensor (I, C', h, w): the embedding, then each skip map folded to its stride."""
+    """Pixels (I, 3, S, S) to one tensor (I, C', h, w): the embedding, then each skip map folded to its stride.
+
+    Where the model takes images that are no squares, what is padding alone is left out and comes as zeros, and one
+    channel more says with ones where there is something.
+    """
 
     def __init__(self, segmenter: Segmenter, side: int) -> None:
         super().__init__()
         self.encoder: Any = segmenter.image_encoder
         self.img_size = side
+        self.pad_multiple = segmenter.input_spec.pad_multiple
         self.skip_channels = tuple(self.encoder.skip_channels)
         folded = sum(channels * 4 ** (1 + level) for level, channels in enumerate(self.skip_channels))
-        self.code_channels = self.encoder.embed_dim + folded
+        self.code_channels = self.encoder.embed_dim + folded + (self.pad_multiple is not None)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.encoder(x.to(next(self.encoder.parameters()).dtype))
+        x = x.to(next(self.encoder.parameters()).dtype)
+        if self.pad_multiple is not None:
+            if len(x) > 1:  # each has a padding of its own
+                return torch.cat([self(image) for image in x.split(1)])
+            x = without_padding(x, self.pad_multiple)
+        features = self.encoder(x)
         folded = [F.pixel_unshuffle(skip, 2 ** (1 + level)) for level, skip in enumerate(features.skips)]
-        return torch.cat([features.embedding, *folded], dim=1)
+        code = torch.cat([features.embedding, *folded], dim=1)
+        if self.pad_multiple is None:
+            return code
+        code = torch.cat([code, torch.ones_like(code[:, :1])], dim=1)
+        cells = self.img_size // self.encoder.stride
+        return F.pad(code, (0, cells - code.shape[3], 0, cells - code.shape[2]))
 
     def unfold(self, code: Tensor) -> ImageFeatures:
         """The image features that `forward` folded."""
+        if self.pad_multiple is not None:
+            is_used = code[0, -1] > 0.5
+            for axis in (2, 3):
+                # With a tensor as its end, so that a traced graph counts anew for each image.
+                used = is_used.any(dim=3 - axis).sum().clamp(min=1)
+                code = code.index_select(axis, torch.arange(used, device=code.device))
+            code = code[:, :-1]
         widths = [channels * 4 ** (1 + level) for level, channels in enumerate(self.skip_channels)]
         embedding, *folded = code.split([self.encoder.embed_dim, *widths], dim=1)
         skips = tuple(F.pixel_shuffle(skip, 2 ** (1 + level)) for level, skip in enumerate(folded))
         return ImageFeatures(embedding, skips)
+
+
+def without_padding(x: Tensor, multiple: int) -> Tensor:
+    """Pixels (1, 3, S, S) without the rows below and columns to the right that are zero, but for those that fill up a
+    multiple. Nothing but padding is zero to the end of an image, in every channel.
+    """
+    is_filled = (x[0] != 0).any(dim=0)
+    for axis in (2, 3):
+        filled = is_filled.any(dim=3 - axis).nonzero()
+        used = int(filled[-1]) + 1 if len(filled) else x.shape[axis]
+        x = x.narrow(axis, 0, min(x.shape[axis], -(-used // multiple) * multiple))
+    return x
 
 
 class PromptCodeEncoder(nn.Module):
@@ -207,6 +252,19 @@ class CodeDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Every output: mask logits (B, 4, 4h, 4w) and predicted IoU (B, 4). `image_pe` is not needed."""
         sparse, dense = sparse_prompt_embeddings, dense_prompt_embeddings
+        if len(image_embeddings) > 1:  # each has a padding of its own
+            dense, masks = dense.expand(len(sparse), -1, -1, -1), token_mask
+            answers = [
+                self.predict_masks(
+                    image_embeddings[row : row + 1],
+                    image_pe,
+                    sparse[row : row + 1],
+                    dense[row : row + 1],
+                    None if masks is None else masks[row : row + 1],
+                )
+                for row in range(len(sparse))
+            ]
+            return torch.cat([logits for logits, _ in answers]), torch.cat([ious for _, ious in answers])
         points_xy = sparse[..., :2] * self.image_code.img_size - 0.5
         labels = sparse[..., 2].round().long()
         if token_mask is not None:
@@ -216,5 +274,17 @@ class CodeDecoder(nn.Module):
         if torch.jit.is_tracing() or torch.compiler.is_compiling() or bool((dense[:, 0] != 0).any()):
             mask_logits = F.pixel_shuffle(dense[:, 1:], MASK_SCALE).expand(len(labels), -1, -1, -1)
             has_mask = (dense[:, 0, 0, 0] > 0.5).expand(len(labels))
-        prompts = PromptBatch(points_xy, labels, mask_logits, has_mask)
-        return self.segmenter.decode(self.image_code.unfold(image_embeddings), prompts)
+        features = self.image_code.unfold(image_embeddings)
+        if mask_logits is not None:
+            height, width = (MASK_SCALE * side for side in features.embedding.shape[-2:])
+            mask_logits = mask_logits[..., :height, :width]
+        logits, ious = self.segmenter.decode(features, PromptBatch(points_xy, labels, mask_logits, has_mask))
+        return repeat_edge(logits, MASK_SCALE * self.image_code.img_size // self.segmenter.image_encoder.stride), ious
+
+
+def repeat_edge(logits: Tensor, side: int) -> Tensor:
+    """Logits (B, M, h, w) in a square of `side` cells, the last row and column repeated."""
+    for axis in (2, 3):
+        cells = torch.arange(side, device=logits.device).clamp(max=logits.shape[axis] - 1)
+        logits = logits.index_select(axis, cells)
+    return logits
