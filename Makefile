@@ -56,6 +56,7 @@ demo: setup
 	$(BIN)/anymask segment "$$image" --point "$${point:-centre}" --out $(OUT)
 
 test: setup lint
+	@if [ -d web/node_modules ]; then cd web && npm test --silent; fi
 	$(BIN)/python -m pytest
 
 lint: setup

@@ -11,11 +11,12 @@ import subprocess
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+from rich.console import Console
+
 import environment
 import report
-import typer
 from pairs import MODULES, find_pair
-from rich.console import Console
 from turns import ContestantError, run_pair
 
 

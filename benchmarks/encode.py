@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from pairs import Pair, Task
 
 # What no implementation can leave out of ViT-B at 64x64 cells: linear layers 696, attention 230, the rest 14 GFLOP.
@@ -12,7 +13,6 @@ GEMM_SIDE = 4096
 
 def ours() -> Task:
     import networks
-
     from anymask import Predictor
 
     model = networks.ours()
@@ -24,8 +24,9 @@ def ours() -> Task:
 
 
 def metas() -> Task:
-    import networks
     import torch
+
+    import networks
 
     model = networks.metas()
     from segment_anything import SamPredictor
@@ -41,8 +42,9 @@ def metas() -> Task:
 
 def huggingfaces() -> Task:
     """Without its image processor, in its favour: it gets pixels that are ready."""
-    import networks
     import torch
+
+    import networks
 
     model, pixels = networks.huggingfaces(), networks.model_pixels()
 

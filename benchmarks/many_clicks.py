@@ -18,9 +18,9 @@ def points_xy() -> Any:
 
 
 def ours() -> Task:
-    import networks
     import torch
 
+    import networks
     from anymask.model.image_encoder import ImageFeatures
     from anymask.model.segmenter import PromptBatch
     from anymask.prompts import PointLabel
@@ -40,8 +40,9 @@ def ours() -> Task:
 
 
 def metas() -> Task:
-    import networks
     import torch
+
+    import networks
 
     model = networks.metas()
     embedding, points, labels = same_embedding(), points_xy(), torch.ones(COUNT, 1)
@@ -56,8 +57,9 @@ def metas() -> Task:
 
 
 def huggingfaces() -> Task:
-    import networks
     import torch
+
+    import networks
 
     model = networks.huggingfaces()
     embedding, points = same_embedding(), points_xy()[None]

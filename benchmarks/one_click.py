@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from pairs import Pair, Task
 
 POINT_XY = (900.0, 600.0)
@@ -10,9 +11,9 @@ SAME_EMBEDDING = (1, 256, 64, 64)
 
 
 def ours() -> Task:
-    import networks
     import torch
 
+    import networks
     from anymask import ImageEmbedding, Predictor
     from anymask.model.checkpoints import fingerprint
     from anymask.model.image_encoder import ImageFeatures
@@ -52,9 +53,10 @@ def metas() -> Task:
 
 def huggingfaces() -> Task:
     """The best of its three masks brought to full size as its processor does: two bilinear steps, then a cut at 0."""
-    import networks
     import torch
     import torch.nn.functional as F
+
+    import networks
 
     model = networks.huggingfaces()
     embedding = same_embedding()

@@ -11,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pairs import Pair
 from rich.console import Console
 from rich.table import Table
+
+from pairs import Pair
 from turns import Result
 
 PACKAGES = ("anymask", "torch", "segment-anything", "transformers", "onnxruntime")

@@ -11,9 +11,8 @@ POINT_XY = (900.0, 600.0)
 
 
 def encode() -> Task:
-    import networks
-
     import anymask
+    import networks
 
     model, image = anymask.load_model("tiny", device="cpu"), networks.photograph()
     return Task(lambda: anymask.encode(model, image))
@@ -21,10 +20,10 @@ def encode() -> Task:
 
 def decode() -> Task:
     """The network's part of a click: prompt encoder and mask decoder."""
-    import networks
     import torch
 
     import anymask
+    import networks
     from anymask.model.segmenter import PromptBatch
     from anymask.prompts import PointLabel
 
@@ -41,9 +40,8 @@ def decode() -> Task:
 
 
 def click() -> Task:
-    import networks
-
     import anymask
+    import networks
 
     predictor = anymask.Predictor(anymask.load_model("tiny", device="cpu"))
     predictor.set_image(networks.photograph())

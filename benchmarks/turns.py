@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
 from pairs import Pair
 
 FOLDER = Path(__file__).parent

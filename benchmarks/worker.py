@@ -13,8 +13,9 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-import memory
 import numpy as np
+
+import memory
 from pairs import Task, find_pair
 
 # Quick tasks are run again and again until a round has lasted so long.

@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 import pytest
-from annotating import IMAGES, Hand, Server, make_photo
+from browsing import IMAGES, Hand, Server, make_photo
 
 import anymask
 

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from annotating import DISCS_XY, Hand, Server, until
+from browsing import DISCS_XY, Hand, Server, until
 from pycocotools import mask as coco_mask
 
 from anymask.geometry.masks import mask_iou

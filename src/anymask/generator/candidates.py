@@ -111,7 +111,8 @@ def crop_candidates(
 
     `embedding` is the crop's. `on_points` is told after each batch how many points it held.
     """
-    features = embedding.features.to(model.device, model.dtype)
+    with torch.inference_mode():
+        features = model.prepare(embedding.features.to(model.device, model.dtype))
 
     @torch.inference_mode()
     def look(start: int) -> list[Candidate]:

@@ -150,7 +150,7 @@ def open_graphs(folder: str | Path) -> OnnxSegmenter:
 
 def _open_session(path: Path) -> Any:
     try:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
     except ModuleNotFoundError as error:
         raise AnymaskError(
             "runtime 'onnx' needs onnxruntime, which is not installed: pip install 'anymask[export]'"

@@ -122,7 +122,7 @@ class ImageCodeEncoder(nn.Module):
             for axis in (2, 3):
                 # With a tensor as its end, so that a traced graph counts anew for each image.
                 used = is_used.any(dim=3 - axis).sum().clamp(min=1)
-                code = code.index_select(axis, torch.arange(used, device=code.device))
+                code = code.index_select(axis, torch.arange(used, device=code.device))  # type: ignore[call-overload]
             code = code[:, :-1]
         widths = [channels * 4 ** (1 + level) for level, channels in enumerate(self.skip_channels)]
         embedding, *folded = code.split([self.encoder.embed_dim, *widths], dim=1)

@@ -65,7 +65,7 @@ def detect_edges(model: Segmenter, embedding: ImageEmbedding, settings: EdgeSett
 @torch.inference_mode()
 def distinct_logits(model: Segmenter, embedding: ImageEmbedding, settings: EdgeSettings) -> np.ndarray:
     """The logits (K, h, w) float32 over the model's padded frame of the masks that non-maximum suppression leaves."""
-    features = embedding.features.to(model.device, model.dtype)
+    features = model.prepare(embedding.features.to(model.device, model.dtype))
     height, width = embedding.frame.original_hw
     clicks = torch.from_numpy(
         embedding.frame.points_to_model(point_grid(settings.points_per_side) * (width, height))
