@@ -46,12 +46,12 @@ $(PAGE): $(PAGE_SOURCES)
 	  echo "no Node here: the annotator will serve its plain page"; \
 	fi
 
-# Without IMAGE: the cat that comes with scikit-image (CC0), clicked on the face.
+# Without IMAGE: the cat that comes with scikit-image (CC0), clicked on the cheek.
 demo: setup
 	@image="$(IMAGE)"; point="$(POINT)"; \
 	if [ -z "$$image" ]; then \
 	  image=$$($(BIN)/python -c "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent / 'data' / 'chelsea.png')"); \
-	  point=$${point:-230,130}; \
+	  point=$${point:-150,200}; \
 	fi; \
 	$(BIN)/anymask segment "$$image" --point "$${point:-centre}" --out $(OUT)
 

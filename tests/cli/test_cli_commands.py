@@ -67,18 +67,17 @@ def test_train_shows_the_recipe_with_changes(tmp_path: Path) -> None:
     assert shown["losses"]["dice"] == 2.0
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("sam_")])
 def test_the_paper_recipes_hold_the_papers_numbers(name: str) -> None:
     config = RECIPES[name](Path("data"))
-    if name != "tiny":
-        expected = {
-            "sam_vit_b": (128, 180_000, 8e-4),
-            "sam_vit_l": (128, 180_000, 4e-4),
-            "sam_vit_h": (256, 90_000, 8e-4),
-        }
-        assert (config.images_per_step, config.total_steps, config.learning_rate) == expected[name]
-        assert (config.schedule.rounds, config.masks_per_image, config.weight_decay) == (11, 64, 0.1)
-        assert (config.losses.focal, config.losses.dice, config.losses.iou) == (20.0, 1.0, 1.0)
+    expected = {
+        "sam_vit_b": (128, 180_000, 8e-4),
+        "sam_vit_l": (128, 180_000, 4e-4),
+        "sam_vit_h": (256, 90_000, 8e-4),
+    }
+    assert (config.images_per_step, config.total_steps, config.learning_rate) == expected[name]
+    assert (config.schedule.rounds, config.masks_per_image, config.weight_decay) == (11, 64, 0.1)
+    assert (config.losses.focal, config.losses.dice, config.losses.iou) == (20.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ class GridAttention(nn.Module):
         """What the heads saw, side by side, before the last projection: (B, h, w, C) -> (B, h, w, C)."""
         batch, height, width, dim = x.shape
         window_hw = (window_size, window_size) if window_size else (height, width)
-        qkv = pad_grid(apply_linear(self.qkv, x), window_hw, self.qkv(x.new_zeros(1, dim)))
+        qkv = pad_grid(apply_linear(self.qkv, x), window_hw, self.qkv(x.new_zeros(1, 1, 1, dim))[0, 0])
         rows, columns = qkv.shape[1] // window_hw[0], qkv.shape[2] // window_hw[1]
         qkv = qkv.reshape(batch, rows, window_hw[0], columns, window_hw[1], 3, self.num_heads, -1)
         # Planes, each one head of one window: (B * rows * columns * heads, positions, channels of a head).
