@@ -25,9 +25,9 @@ def _chromium() -> str:
     pytest.skip("no Chromium: apt-get install chromium")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """One Chromium for all tests."""
+    """One Chromium for all tests of a file; Playwright runs once at a time, and other tests start it too."""
     path = _chromium()
     if not (Path(anymask.__file__).parent / "server" / "page" / "index.html").is_file():
         pytest.skip("the page is not built: make setup (needs Node)")
