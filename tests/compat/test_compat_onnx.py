@@ -105,7 +105,9 @@ def test_a_decoder_with_the_references_signature_is_enough(compatible_sam: Sam) 
 @pytest.mark.parametrize("which", ["sam", "tiny"])
 @pytest.mark.parametrize("single", [True, False])
 def test_exported_graphs_answer_the_same(compatible_sam: Sam, random_tiny: Segmenter, which: str, single: bool) -> None:
-    """One graph for any number of points, any size of the image, with and without a mask."""
+    """One graph for any number of points, any size of the image, with and without a mask; exported as the reference's
+    script does it, without a word of which exporter.
+    """
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     sam = compatible_sam if which == "sam" else as_reference(random_tiny)
@@ -126,7 +128,6 @@ def test_exported_graphs_answer_the_same(compatible_sam: Sam, random_tiny: Segme
             input_names=list(NAMES),
             opset_version=17,
             dynamic_axes={"point_coords": {1: "num_points"}, "point_labels": {1: "num_points"}},
-            dynamo=False,
         )
     session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
     for labels, has_mask, size_hw in [

@@ -1,13 +1,15 @@
 """The decoder as one graph, from an image embedding and labelled points to masks of the image's size.
 
-Made to be traced: no Python decision depends on a tensor's values. Both of torch's exporters take it; the newer one
-(torch 2.13) misplaces `dynamic_axes` that name some of the inputs only, so pass `dynamo=False` with those.
+Made to be traced: no Python decision depends on a tensor's values. Scripts written for the reference call
+`torch.onnx.export` with `dynamic_axes` and no word of which exporter, which since torch 2.9 means one that cannot take
+them so. For this model alone, importing this module makes the tracing exporter the default again.
 
 Legend: N points, M masks, H W original pixels, h w cells of the low-resolution masks.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -20,6 +22,22 @@ from anymask.prompts import PointLabel
 
 # From this many attended tokens on a prompt counts as unambiguous: two points and "not a point", or a point and a box.
 UNAMBIGUOUS_TOKENS = 3
+
+
+def trace_by_default() -> None:
+    """Let `torch.onnx.export` of a `SamOnnxModel` that does not say `dynamo` trace it; others are exported as ever."""
+    export = torch.onnx.export
+    if hasattr(export, "traces_sam_onnx_model") or "dynamo" not in inspect.signature(export).parameters:
+        return
+
+    @functools.wraps(export)
+    def export_traced(model: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(model, SamOnnxModel):
+            kwargs.setdefault("dynamo", False)
+        return export(model, *args, **kwargs)
+
+    export_traced.traces_sam_onnx_model = True  # type: ignore[attr-defined]
+    torch.onnx.export = export_traced
 
 
 class SamOnnxModel(nn.Module):
@@ -128,3 +146,6 @@ def _attended(point_labels: Tensor) -> Tensor:
     has_box = (point_labels >= PointLabel.BOX_TOP_LEFT).any(dim=1, keepdim=True)
     is_first = is_padding.to(torch.int64).cumsum(dim=1) == 1
     return ~is_padding | (is_first & ~has_box)
+
+
+trace_by_default()
