@@ -1,4 +1,4 @@
-"""What answers take instead of the straightforward forms: equal to them, every parameter random."""
+"""What answers and learning take instead of the straightforward forms: equal to them, every parameter random."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from test_networks import MODELS_AND_SIZES, encode_images, ragged_batch, random_
 from torch import nn
 
 from anymask.model import mask_decoder, segmenter
-from anymask.model.mask_decoder import PreparedFeatures
+from anymask.model.mask_decoder import MaskDecoder, PreparedFeatures
 from anymask.model.nested import nest, nested_weight, unnest
 from anymask.model.prompt_encoder import RandomFourierEncoding
 from anymask.model.segmenter import PromptBatch, Segmenter
@@ -25,7 +25,9 @@ def model_and_size(request: pytest.FixtureRequest) -> tuple[Segmenter, tuple[int
 
 
 def decode_straightforward(model: Segmenter, features: segmenter.ImageFeatures, prompts: PromptBatch):
-    with torch.enable_grad():
+    with pytest.MonkeyPatch.context() as patch, torch.enable_grad():
+        patch.setattr(Attention, "forward", Attention.straightforward)
+        patch.setattr(MaskDecoder, "_masks", MaskDecoder.straightforward)
         return model.decode(features, prompts)
 
 
@@ -42,8 +44,10 @@ def test_answers_equal_the_straightforward_form(
     if not has_masks:
         batch = PromptBatch(batch.points_xy, batch.labels, image_index=index)
     expected, expected_ious = decode_straightforward(model, features, batch)
-    for given in (features, model.prepare(features)):
-        logits, ious = model.decode(given, batch)
+    with torch.enable_grad():
+        answers = [model.decode(features, batch)]  # as learning decodes
+    answers += [model.decode(given, batch) for given in (features, model.prepare(features))]
+    for logits, ious in answers:
         assert_close(logits, expected, TOLERANCE)
         assert_close(ious, expected_ious, TOLERANCE)
 
@@ -92,7 +96,7 @@ def test_attention_between_few_and_many(has_few_queries: bool, is_shared: bool, 
 
 
 @torch.no_grad()
-def test_learning_takes_the_straightforward_form() -> None:
+def test_dropout_is_not_lost() -> None:
     attention = Attention(48, num_heads=4, downsample_rate=2, dropout=0.5).train()
     few, many = torch.randn(1, 5, 48), torch.randn(1, 60, 48)
     assert not torch.equal(attention(few, many, many), attention(few, many, many))

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import small_config
 
-from anymask.training.composite import MIN_AREA_SHARE, MIN_VISIBLE_SHARE, Pasting, draw_blob, paste
+from anymask.training.composite import MIN_AREA_SHARE, MIN_VISIBLE_SHARE, Pasting, draw_blob, paint, paste
 from anymask.training.dataset import BatchDataset
 
 seeds = st.integers(0, 2**32)
@@ -57,16 +58,40 @@ def test_specks_and_scene_fillers_are_not_pasted(cut_out):
 
 @given(seeds)
 def test_a_blob_is_one_piece_of_fair_size(seed):
-    import cv2
-
     blob = draw_blob((120, 160), np.random.default_rng(seed))
     assert blob.shape == (120, 160)
     assert 0 < blob.mean() < 0.35
     assert cv2.connectedComponents(blob.astype(np.uint8))[0] == 2
 
 
+CORNERS = np.stack([box_mask(0, 0, 3, 3), box_mask(37, 0, 40, 3), box_mask(0, 57, 3, 60)])  # smaller than any blob
+
+
+@given(seeds)
+def test_paint_changes_its_own_pixels_alone_and_a_core_lies_inside_its_whole(seed):
+    painted = paint(SCENE, CORNERS, np.random.default_rng(seed))
+    if painted is None:
+        return
+    image, masks = painted
+    is_new = (masks & ~CORNERS).any(axis=(1, 2))
+    whole, core = sorted(masks[is_new], key=np.sum, reverse=True) if is_new.sum() == 2 else (masks[is_new][0],) * 2
+    assert not (core & ~whole).any()
+    assert (masks[~is_new] == (CORNERS[~is_new] & ~whole)).all()
+    near = cv2.dilate(whole.view(np.uint8), np.ones((19, 19))).astype(bool)  # the softest edge
+    changed = (image != SCENE).any(axis=2)
+    assert changed[whole].mean() > 0.9
+    assert not (changed & ~near).any()
+
+
+def test_half_of_what_is_painted_has_a_core():
+    painted = [paint(SCENE, CORNERS, np.random.default_rng(seed)) for seed in range(80)]
+    has_core = [(kept[1] & ~CORNERS).any(axis=(1, 2)).sum() == 2 for kept in painted if kept is not None]
+    assert len(has_core) > 40
+    assert 0.3 < np.mean(has_core) < 0.7
+
+
 def test_composites_are_repeatable_and_keep_padding_empty(scenes):
-    config = small_config(scenes, images_per_step=4, masks_per_image=3, pasting=Pasting(share=1.0))
+    config = small_config(scenes, images_per_step=4, masks_per_image=3, pasting=Pasting(share=1.0, painted_share=0.3))
     plain = BatchDataset(replace(config, pasting=Pasting()), 0, 1)
     changed = 0
     for step in range(4):

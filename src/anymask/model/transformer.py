@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anymask.model.layers import is_inference
-
 
 class Attention(nn.Module):
     """Multi-head attention whose inner width may be smaller than C (cross-attention runs at half, paper A)."""
@@ -28,10 +26,12 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """q (B, Nq, C), k and v (B, Nk, C); `key_mask` (B, Nk) is True where a key may be attended to.
 
-        What is the same for all prompts, q or k and v, may be given once, as (1, ..., C).
+        What is the same for all prompts, q or k and v, may be given once, as (1, ..., C). Between few tokens and many
+        positions it is folded into the tokens, but for dropout, which only the straightforward form knows.
         """
         few, many = sorted((q.shape[1], k.shape[1]))
-        if is_inference(self) and self.num_heads * few <= self.q_proj.out_features < many:
+        is_dropped = self.training and self.dropout > 0
+        if not is_dropped and self.num_heads * few <= self.q_proj.out_features < many:
             return self._few_queries(q, k, v, key_mask) if few == q.shape[1] else self._few_keys(q, k, v, key_mask)
         return self.straightforward(q, k, v, key_mask)
 

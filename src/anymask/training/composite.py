@@ -1,4 +1,4 @@
-"""Composite scenes: objects cut out of other images, or blobs of their texture, pasted onto a training crop.
+"""Composite scenes: objects cut out of other images, blobs of their texture or of paint, put onto a training crop.
 
 What is pasted hides what lies under it, so outlines are exact and objects are seen in front of what no photograph
 shows them with. All a pure function of the numpy generator, as everything that makes a batch.
@@ -18,13 +18,14 @@ EDGE_SIGMA = 0.7  # pixels; assumed: about as soft as a lens draws an edge
 
 @dataclass(frozen=True)
 class Pasting:
-    """How often crops become composites: `share` of them get 1 to `max_objects` pasted objects, of which
-    `blob_share` are random blobs of another image's texture instead of annotated objects.
+    """How often crops become composites: `share` of them get 1 to `max_objects` new objects, of which `blob_share`
+    are random blobs of another image's texture and `painted_share` blobs of paint, instead of annotated objects.
     """
 
     share: float = 0.0
     max_objects: int = 2
     blob_share: float = 0.25
+    painted_share: float = 0.0
 
 
 def paste(
@@ -44,18 +45,59 @@ def paste(
         return None
     shift_xy = _random_shift(object_hw, rng)
     moved_object, moved_donor = (_shifted(array, shift_xy) for array in (object_hw.view(np.uint8), donor_hwc))
-    pasted = moved_object.view(bool)
-    if pasted.mean() < MIN_AREA_SHARE:
+    masks = _in_front(masks_khw, moved_object.view(bool)[None], rng)
+    return None if masks is None else (_blended(scene_hwc, moved_donor, moved_object, EDGE_SIGMA), masks)
+
+
+def paint(
+    scene_hwc: np.ndarray, masks_khw: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """A blob of the scene in another colour, half of the time with a core of a third one; else as `paste`.
+
+    Nothing but the colour tells it from what is around it, and core and whole are both right answers to one click: what
+    cells, stains and signs look like, which photographs of things do not teach.
+    """
+    whole = draw_blob(scene_hwc.shape[:2], rng)
+    if not MIN_AREA_SHARE <= whole.mean() <= MAX_AREA_SHARE:
         return None
-    remaining = masks_khw & ~pasted
-    replaced = int(rng.integers(len(masks_khw)))
+    painted = _repainted(scene_hwc, rng)
+    parts = [whole]
+    if rng.random() < 0.5:
+        depth = cv2.distanceTransform(whole.view(np.uint8), cv2.DIST_L2, 5)
+        core = depth > rng.uniform(0.2, 0.6) * depth.max()
+        painted = _blended(painted, _repainted(scene_hwc, rng), core.view(np.uint8), rng.uniform(0.5, 2.0))
+        parts.append(core)
+    masks = _in_front(masks_khw, np.stack(parts)[: len(masks_khw)], rng)
+    return None if masks is None else (_blended(scene_hwc, painted, whole.view(np.uint8), rng.uniform(0.5, 2.0)), masks)
+
+
+def _in_front(masks_khw: np.ndarray, new_khw: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """The masks behind a new object and its parts, which take the place of random ones; None if too much is hidden.
+
+    `new_khw`: the whole object first.
+    """
+    if new_khw[0].mean() < MIN_AREA_SHARE:
+        return None
+    remaining = masks_khw & ~new_khw[0]
+    replaced = rng.permutation(len(masks_khw))[: len(new_khw)]
     visible = remaining.sum(axis=(1, 2)) / np.maximum(masks_khw.sum(axis=(1, 2)), 1)
     if (np.delete(visible, replaced) < MIN_VISIBLE_SHARE).any():
         return None
-    remaining[replaced] = pasted
-    alpha = cv2.GaussianBlur(moved_object.astype(np.float32), (0, 0), EDGE_SIGMA)[..., None]
-    scene = np.rint(scene_hwc * (1 - alpha) + moved_donor * alpha).astype(np.uint8)
-    return scene, remaining
+    remaining[replaced] = new_khw
+    return remaining
+
+
+def _blended(under_hwc: np.ndarray, over_hwc: np.ndarray, mask_hw: np.ndarray, edge_sigma: float) -> np.ndarray:
+    """`over` where the 0 or 1 mask is, with an edge as soft as a blur of `edge_sigma` pixels makes it."""
+    alpha = cv2.GaussianBlur(mask_hw.astype(np.float32), (0, 0), edge_sigma)[..., None]
+    return np.rint(under_hwc * (1 - alpha) + over_hwc * alpha).astype(np.uint8)
+
+
+def _repainted(scene_hwc: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The scene in other colours and with less contrast, which is all of its texture that paint lets through."""
+    mean = scene_hwc.mean(axis=(0, 1))
+    shift = rng.choice([-1, 1]) * rng.uniform(25, 90) + rng.normal(0, 25, size=3)  # assumed: seen, and often just so
+    return np.clip((scene_hwc - mean) * rng.uniform(0.1, 1.0) + mean + shift, 0, 255).astype(np.uint8)
 
 
 def draw_blob(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

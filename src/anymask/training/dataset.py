@@ -19,7 +19,7 @@ from anymask.errors import DataError
 from anymask.geometry.rle import decode_rles
 from anymask.model.cache import cache_folder
 from anymask.training.augment import draw_crop, jitter_colour
-from anymask.training.composite import draw_blob, paste
+from anymask.training.composite import draw_blob, paint, paste
 from anymask.training.config import DataSource, TrainConfig
 
 MAX_TRIES = 50  # images drawn before a data set is said to hold no usable mask
@@ -98,19 +98,23 @@ class BatchDataset(Dataset[TrainingBatch]):
         return TrainingBatch(torch.stack(pixels), torch.tensor(sizes_hw), torch.cat(masks), image_index)
 
     def _composite(self, scene: DrawnCrop, rng: np.random.Generator) -> DrawnCrop:
-        """Now and then, objects of other crops pasted onto this one."""
+        """Now and then, objects of other crops or of paint put onto this one."""
         pasting = self.config.pasting
         if pasting.share == 0 or rng.random() >= pasting.share:
             return scene
         height, width = scene.size_hw
         image_hwc, masks_khw = scene.image_hwc[:height, :width], scene.masks_khw[:, :height, :width]
         for _ in range(int(rng.integers(1, pasting.max_objects + 1))):
-            donor = self._draw(rng)
-            is_blob = rng.random() < pasting.blob_share
-            cut_out = draw_blob(scene.size_hw, rng) if is_blob else donor.masks_khw[0, :height, :width]
-            pasted = paste(image_hwc, masks_khw, donor.image_hwc[:height, :width], cut_out, rng)
-            if pasted is not None:
-                image_hwc[:], masks_khw[:] = pasted
+            kind = rng.random()
+            if kind < pasting.painted_share:
+                composite = paint(image_hwc, masks_khw, rng)
+            else:
+                donor = self._draw(rng)
+                is_blob = kind < pasting.painted_share + pasting.blob_share
+                cut_out = draw_blob(scene.size_hw, rng) if is_blob else donor.masks_khw[0, :height, :width]
+                composite = paste(image_hwc, masks_khw, donor.image_hwc[:height, :width], cut_out, rng)
+            if composite is not None:
+                image_hwc[:], masks_khw[:] = composite
         return scene
 
     def _draw(self, rng: np.random.Generator) -> DrawnCrop:
