@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import anymask
@@ -62,6 +63,34 @@ def test_int8_says_what_it_gains(tmp_path: Path) -> None:
     assert anymask.load_model(path, device="cpu").name == "tiny"
     told = runner.invoke(app, ["export", "int8", "tiny", "-o", str(path)])
     assert "x as fast" in told.output
+    assert "was not measured; give --evaluate" in told.output
+
+
+def test_int8_calibrated_and_judged(tmp_path: Path) -> None:
+    """One command to a quicker model, with what it costs; then any command takes the folder as a model."""
+    from anymask.data.sa1b import write_sa1b
+
+    data = tmp_path / "photos" / "test"
+    data.mkdir(parents=True)
+    pixels = np.random.default_rng(2).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    pixels[20:70, 30:90] //= 4
+    Image.fromarray(pixels).save(data / "one.png")
+    masks = np.zeros((1, 96, 128), dtype=bool)
+    masks[0, 20:70, 30:90] = True
+    write_sa1b(data / "one.json", "one.png", (96, 128), masks, [{}])
+    fast = tmp_path / "fast"
+    made = ["export", "int8", "-o", str(fast), "--calibrate", str(data)]
+    run = runner.invoke(app, [*made, "--evaluate", str(data)])
+    assert run.exit_code == 0, run.output
+    assert "x as fast" in run.output
+    assert "photos/test" in run.output
+    for words in (
+        ["segment", str(data / "one.png"), "--point", "centre"],
+        ["everything", str(data / "one.png"), "--points-per-side", "4"],
+        ["evaluate", "points", str(data), "--clicks", "1"],
+    ):
+        used = runner.invoke(app, [*words, "--model", str(fast), "-o", str(tmp_path / words[0])])
+        assert used.exit_code == 0, used.output
 
 
 @pytest.mark.parametrize(

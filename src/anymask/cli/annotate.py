@@ -50,7 +50,7 @@ StoreUrl = Annotated[
 @app.command("open")
 def open_folder(
     folder: Folder,
-    model: Annotated[str, typer.Option(help="Model by name, or a checkpoint that names its own.")] = "tiny",
+    model: Annotated[str, typer.Option(help="Model by name, a checkpoint, or a folder of graphs.")] = "tiny",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead of the model's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     label: Annotated[list[str] | None, typer.Option(help="A class to offer; may be given many times.")] = None,
@@ -79,7 +79,7 @@ def open_folder(
     if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable() or ";" in token):
         raise AnymaskError("--token is too short or has characters of its own; allowed: 8 or more ASCII letters")
     address = listen(host, port, token, allow_host or ())
-    from anymask.model.zoo import load_model  # after the port is had, for these take seconds
+    from anymask.runtime.opening import load_model  # after the port is had, for these take seconds
     from anymask.server import Rules, create_app
 
     rules = Rules(

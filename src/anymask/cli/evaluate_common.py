@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ImageProgress = Callable[[str, int, int], None]
 
 # Options that mean the same in every experiment.
-ModelOption = Annotated[str, typer.Option("--model", help="Model by name, or a checkpoint that names its own.")]
+ModelOption = Annotated[str, typer.Option("--model", help="Model by name, a checkpoint, or a folder of graphs.")]
 CheckpointOption = Annotated[
     Path | None, typer.Option("--checkpoint", help="Weights to load instead of the model's own.")
 ]
@@ -38,7 +38,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as J
 
 def load_judged(name: str, checkpoint: Path | None, device: str) -> Segmenter:
     """The model that is judged, with its weights."""
-    from anymask.model.zoo import load_model
+    from anymask.runtime.opening import load_model
 
     return load_model(name, checkpoint=checkpoint, device=device)
 

@@ -32,7 +32,7 @@ def everything(
     max_area: Annotated[float | None, typer.Option(min=0, help="Largest area of a mask, in pixels.")] = None,
     max_masks: Annotated[int | None, typer.Option(min=1, help="The best so many of an image.")] = None,
     roi: Annotated[Path | None, typer.Option(help="A picture: only its bright pixels may be in a mask.")] = None,
-    model: Annotated[str, typer.Option(help="Model by name, or a checkpoint that names its own.")] = "tiny",
+    model: Annotated[str, typer.Option(help="Model by name, a checkpoint, or a folder of graphs.")] = "tiny",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead of the model's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     memory_mb: Annotated[int, typer.Option(min=1, help="Memory to decode in, beside model and image.")] = 512,

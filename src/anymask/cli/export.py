@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from anymask.cli.evaluate_common import print_table, progress_bars
 
 if TYPE_CHECKING:
     from anymask.export.int8 import Cost
     from anymask.model.segmenter import Segmenter
+
+# Names of measures for people.
+MEASURES = {"1": "click", "oracle": "best of 3", "box": "box"}
 
 app = typer.Typer(no_args_is_help=True, help="Write a model as ONNX graphs, or with 8-bit weights.")
 onnx_app = typer.Typer(no_args_is_help=True, help="Write a model as ONNX graphs, for any program with an ONNX runtime.")
@@ -117,31 +120,53 @@ def folder(
 
 @app.command("int8")
 def int8(
-    out: OutOption,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The checkpoint to write; with --calibrate the folder of graphs.")
+    ],
     model: ModelArgument = "tiny",
     checkpoint: CheckpointOption = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of photographs like yours: round convolutions too, for onnxruntime.", metavar="DIR"
+        ),
+    ] = None,
+    photographs: Annotated[int, typer.Option(min=1, help="Calibrate on so many of them, evenly spaced.")] = 24,
     evaluate: Annotated[
         list[Path] | None,
-        typer.Option(help="Measure the mean IoU it costs on a folder in SA-1B's layout; may be given again."),
+        typer.Option(help="Measure the mean IoU it costs on this data set; may be given again.", metavar="DATA"),
     ] = None,
-    max_images: Annotated[int | None, typer.Option(min=1, help="At most so many images of each folder.")] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="At most so many images of each data set.")] = None,
+    max_objects: Annotated[int | None, typer.Option(min=1, help="At most so many objects of each image.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A checkpoint whose image encoder has 8-bit linear layers, for the CPU.
+    """A model whose image encoder computes in 8 bits, for the CPU. Any command takes it as --model OUT.
 
-    Inputs are rounded as they come, so that nothing needs calibrating. Prints what it gains in speed, here and now,
-    and with --evaluate what it costs in mean IoU.
+    For ViT models: a checkpoint with 8-bit linear layers, whose inputs are rounded as they come. For `tiny`, which is
+    convolutions: --calibrate DIR, which writes encoder.onnx and decoder.onnx for onnxruntime. Best written on the
+    machine that will use it.
+
+    Prints how much faster it is, here and now, and with --evaluate what it costs in mean IoU on the same objects.
     """
     from anymask.export.int8 import measure_cost, round_encoder, save_int8
 
     network = _load(model, checkpoint)
-    rounded = round_encoder(network)
-    path = save_int8(rounded, out)
-    cost = measure_cost(network, rounded, evaluate or [], max_images)
-    if as_json:
-        typer.echo(json.dumps({"path": str(path), "bytes": path.stat().st_size} | cost.to_json()))
+    if calibrate is None:
+        rounded = round_encoder(network)
+        path = save_int8(rounded, out)
     else:
-        _print_cost(path, cost)
+        from anymask.export.calibrated import export_calibrated_folder, find_photographs
+        from anymask.runtime.onnx import open_graphs
+
+        path = export_calibrated_folder(network, out, find_photographs(calibrate, photographs))
+        rounded = open_graphs(path)
+    with progress_bars() as progress:
+        cost = measure_cost(network, rounded, evaluate or [], max_images, max_objects, progress)
+    if as_json:
+        typer.echo(json.dumps({"path": str(path), "bytes": _size(path)} | cost.to_json()))
+    else:
+        _report(path, as_json=False)
+        _print_cost(cost)
 
 
 def _load(name: str, checkpoint: Path | None) -> Segmenter:
@@ -151,26 +176,37 @@ def _load(name: str, checkpoint: Path | None) -> Segmenter:
 
 
 def _report(path: Path, as_json: bool) -> None:
-    files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
-    num_bytes = sum(file.stat().st_size for file in files)
+    num_bytes = _size(path)
     if as_json:
         typer.echo(json.dumps({"path": str(path), "bytes": num_bytes}))
     else:
         typer.echo(f"{path}: {num_bytes / 1e6:.1f} MB")
 
 
-def _print_cost(path: Path, cost: Cost) -> None:
-    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-    table = Table("", "float32", "int8", "", box=None, header_style="bold")
-    table.add_row(
-        "an image", f"{cost.encode_ms_before:.0f} ms", f"{cost.encode_ms_after:.0f} ms", f"{cost.speedup:.2f} x as fast"
+def _size(path: Path) -> int:
+    files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def _print_cost(cost: Cost) -> None:
+    typer.echo(
+        f"encoding an image: {cost.encode_ms_after:.0f} ms, float32 {cost.encode_ms_before:.0f} ms: "
+        f"{cost.speedup:.2f} x as fast"
     )
-    for name, lost in cost.lost_points.items():
-        label = {"1": "one click", "oracle": "one click, best of three", "box": "a box"}.get(name, name)
-        table.add_row(
-            f"mean IoU, {label}",
-            f"{cost.miou_before[name]:.2f}",
-            f"{cost.miou_after[name]:.2f}",
-            f"{-lost:+.2f} points",
-        )
-    Console().print(table)
+    if cost.before is None or cost.after is None:
+        typer.echo("mean IoU: what 8 bits cost was not measured; give --evaluate DATA")
+        return
+    lost = [*(cost.lost_points_by_set or {}).values(), cost.lost_points or {}]
+    header, rows = cost.after.table()
+    measures = header[3:]
+    header = ["set", "objects", *(name for measure in measures for name in (MEASURES.get(measure, measure), "points"))]
+    for row, points in zip(rows, lost, strict=True):
+        row[1:] = [
+            row[2],
+            *(
+                text
+                for score, measure in zip(row[3:], measures, strict=True)
+                for text in (score, f"{-points[measure]:+.2f}")
+            ),
+        ]
+    print_table("Mean IoU (%) in 8 bits, and points against float32 on the same objects", header, rows)

@@ -38,7 +38,7 @@ def segment(
     multimask: Annotated[
         bool | None, typer.Option(help="Three answers, or one. Left out: three for a lone point or box.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Model by name, or a checkpoint that names its own.")] = "tiny",
+    model: Annotated[str, typer.Option(help="Model by name, a checkpoint, or a folder of graphs.")] = "tiny",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead of the model's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     cutout: Annotated[bool, typer.Option("--cutout", help="Also write the object on a transparent ground.")] = False,

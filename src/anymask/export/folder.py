@@ -16,13 +16,19 @@ def export_folder(model: Segmenter, folder: str | Path, half_weights: bool = Fal
 
     Raises `AnymaskError` when a file cannot be written.
     """
+    folder = make_folder(folder)
+    if overwrite or not (folder / ENCODER_FILE).is_file():
+        export_encoder(model, folder / ENCODER_FILE, half_weights=half_weights)
+    if overwrite or not (folder / DECODER_FILE).is_file():
+        export_decoder(model, folder / DECODER_FILE, half_weights=half_weights)
+    return folder
+
+
+def make_folder(folder: str | Path) -> Path:
+    """The folder, made with those above it if need be. Raises `AnymaskError` when it cannot be."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AnymaskError(f"{folder} cannot be made: {error.strerror}") from error
-    if overwrite or not (folder / ENCODER_FILE).is_file():
-        export_encoder(model, folder / ENCODER_FILE, half_weights=half_weights)
-    if overwrite or not (folder / DECODER_FILE).is_file():
-        export_decoder(model, folder / DECODER_FILE, half_weights=half_weights)
     return folder

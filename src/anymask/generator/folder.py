@@ -28,8 +28,8 @@ from anymask.generator.finders import Everything, Finder, Job
 from anymask.generator.generate import Progress
 from anymask.model.checkpoints import fingerprint
 from anymask.model.segmenter import Segmenter
-from anymask.model.zoo import load_model
 from anymask.records import MaskRecord
+from anymask.runtime.opening import load_model
 
 # Kept in the output folder, hidden from readers of data sets: the settings, and the parts of a COCO file.
 STATE_FOLDER = ".everything"

@@ -52,7 +52,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) float32 on the CPU -> (..., D) float32."""
-        return torch.ops.quantized.linear_dynamic(x, self._pack(), not _has_exact_sums())
+        return torch.ops.quantized.linear_dynamic(x, self._pack(), not has_exact_sums())
 
     def _pack(self) -> Any:
         """The weights in the order that the processor's instructions want; made anew when they were written to."""
@@ -82,7 +82,7 @@ def _prepack(weight_int8: Tensor, scale: Tensor, bias: Tensor) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _has_exact_sums() -> bool:
+def has_exact_sums() -> bool:
     """Whether the processor sums products of 8 bits in 32; older ones use 16, and inputs must then keep to 7 bits."""
     is_there = getattr(torch.cpu, "_is_vnni_supported", None)
     return bool(is_there is not None and is_there())

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from anymask.errors import AnymaskError
 from anymask.model.segmenter import Segmenter
-from anymask.model.zoo import load_model
+from anymask.runtime.opening import load_model
 from anymask.server import routes_annotations, routes_folder, routes_images, routes_model
 from anymask.server.errors import AsciiJson, RefusedError
 from anymask.server.scan import Progress, scan_folder
