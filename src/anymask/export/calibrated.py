@@ -85,7 +85,7 @@ def _round_convolutions(path: Path, pixels: Iterator[np.ndarray]) -> onnx.ModelP
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
             image = next(pixels, None)
             return None if image is None else {"pixels": image}

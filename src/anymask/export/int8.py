@@ -107,14 +107,14 @@ def measure_cost(
     `max_images` of each at most, and `max_objects` of each image, evenly spaced. Raises `DataError` for broken data.
     """
     settings = PointSettings(clicks=(1,), max_images=max_images, max_objects=max_objects)
-    results: list[PointResults | None] = [None, None]
-    if data_folders:
-        for index, (kind, model) in enumerate((("float32", before), ("int8", after))):
-            with tempfile.TemporaryDirectory() as folder:
-                predictor = Predictor(model, prompts_per_batch=PROMPTS_PER_BATCH)
-                report = None if progress is None else _labelled(progress, kind)
-                results[index] = evaluate_points(predictor, data_folders, folder, settings, progress=report)
-    return Cost(*results, *encode_times_ms([before, after]))
+    results: dict[str, PointResults] = {}
+    for kind, model in (("float32", before), ("int8", after)) if data_folders else ():
+        with tempfile.TemporaryDirectory() as folder:
+            predictor = Predictor(model, prompts_per_batch=PROMPTS_PER_BATCH)
+            report = None if progress is None else _labelled(progress, kind)
+            results[kind] = evaluate_points(predictor, data_folders, folder, settings, progress=report)
+    before_ms, after_ms = encode_times_ms([before, after])
+    return Cost(results.get("float32"), results.get("int8"), before_ms, after_ms)
 
 
 def _labelled(progress: Progress, kind: str) -> Progress:
