@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from anymask.cli import (
+    evaluate_all,
     evaluate_compare,
     evaluate_edges,
     evaluate_fairness,
@@ -18,6 +19,7 @@ from anymask.cli import (
 
 app = typer.Typer(no_args_is_help=True, help="Judge a model on images whose masks are known.")
 app.command("list")(evaluate_list.list_all)
+app.command("all")(evaluate_all.evaluate_all)
 app.command("points")(evaluate_points.points)
 app.command("compare")(evaluate_compare.compare)
 app.command("edges")(evaluate_edges.edges)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from anymask.model.segmenter import Segmenter
+    from anymask.predictor import Predictor
 
 # Called with a data set's name, how many of its images are done and how many there are.
 ImageProgress = Callable[[str, int, int], None]
@@ -33,7 +34,29 @@ EmbeddingsOption = Annotated[
 MaxImagesOption = Annotated[
     int | None, typer.Option("--max-images", min=1, help="At most so many images of a set, evenly spaced.")
 ]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=1, help="Processes that share the images; one for each core is best.")
+]
+ImagesDirOption = Annotated[
+    Path | None, typer.Option("--images-dir", help="Where the pictures lie, if not where the layout has them.")
+]
+TruthArgument = Annotated[
+    Path, typer.Argument(help="A COCO or LVIS instances file, or a folder in SA-1B's layout.", metavar="TRUTH")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+
+
+def refuse_weights(baseline: bool, checkpoint: Path | None) -> None:
+    """Raises BadParameter for --baseline together with --checkpoint."""
+    if baseline and checkpoint is not None:
+        raise typer.BadParameter("takes no weights; leave out --checkpoint", param_hint="--baseline")
+
+
+def load_predictor(name: str, checkpoint: Path | None, device: str) -> Predictor:
+    """The model that is judged, for many prompts an image."""
+    from anymask.predictor import Predictor
+
+    return Predictor(load_judged(name, checkpoint, device), prompts_per_batch=64)
 
 
 def load_judged(name: str, checkpoint: Path | None, device: str) -> Segmenter:

@@ -13,13 +13,16 @@ from anymask.cli.evaluate_common import (
     CheckpointOption,
     DeviceOption,
     EmbeddingsOption,
+    ImagesDirOption,
     JsonOption,
     MaxImagesOption,
     ModelOption,
     OutOption,
+    WorkersOption,
     load_judged,
     print_table,
     progress_bars,
+    refuse_weights,
 )
 
 if TYPE_CHECKING:
@@ -28,16 +31,13 @@ if TYPE_CHECKING:
 
 def edges(
     truth: Annotated[Path, typer.Argument(help="Folder of BSDS ground truth, such as BSDS500/groundTruth/test.")],
-    images_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the pictures [default: images/SPLIT or SPLIT beside groundTruth]."),
-    ] = None,
+    images_dir: ImagesDirOption = None,
     model: ModelOption = "tiny",
     checkpoint: CheckpointOption = None,
     baseline: Annotated[bool, typer.Option("--baseline", help="Judge Canny's edges instead of a model's.")] = False,
     embeddings: EmbeddingsOption = None,
     max_images: MaxImagesOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that match edges with the truth.")] = 1,
+    workers: WorkersOption = 1,
     out: OutOption = Path("evaluation"),
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
@@ -49,8 +49,7 @@ def edges(
     """
     from anymask.evaluation.edges.experiment import evaluate_edges
 
-    if baseline and checkpoint is not None:
-        raise typer.BadParameter("takes no weights; leave out --checkpoint", param_hint="--baseline")
+    refuse_weights(baseline, checkpoint)
     detector = _canny() if baseline else _model_edges(model, checkpoint, device, embeddings)
     with progress_bars() as progress:
         results = evaluate_edges(detector, truth, out, images_dir, max_images, workers, progress)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from anymask.cli.evaluate_common import JsonOption, OutOption, print_table
+from anymask.cli.evaluate_common import ImagesDirOption, JsonOption, OutOption, print_table
 
 
 def fairness(
@@ -17,11 +17,15 @@ def fairness(
         list[Path], typer.Argument(help="What `evaluate points` wrote: its output folder, or predictions/SET in it.")
     ],
     table: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="CSV or JSON: image (file name; COCO, LVIS: id), object (its place in the file, optional), groups."
         ),
-    ],
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Instead of a table: what the data set says of each mask, such as category.", metavar="KEY"),
+    ] = None,
     measures: Annotated[str, typer.Option(help="Numbers of clicks, oracle or box.")] = "1,3",
     out: OutOption = Path("evaluation/fairness"),
     json_output: JsonOption = False,
@@ -31,8 +35,12 @@ def fairness(
     Writes fairness.json, fairness.md and fairness.png.
     """
     from anymask.evaluation.fairness import evaluate_fairness, find_predictions
+    from anymask.evaluation.groups import TableGroups, TruthGroups
 
-    results = evaluate_fairness(find_predictions(predictions), table, out, measures.split(","))
+    if (table is None) == (by is None):
+        raise typer.BadParameter("give one of --table and --by", param_hint="--table")
+    groups = TruthGroups(by) if by is not None else TableGroups(table or "")
+    results = evaluate_fairness(find_predictions(predictions), groups, out, measures.split(","))
     if json_output:
         typer.echo((out / "fairness.json").read_text())
         return
@@ -47,7 +55,7 @@ def coverage(
     countries: Annotated[
         Path | None, typer.Option(help="CSV or JSON: country, and its region, income or any groups.")
     ] = None,
-    images_dir: Annotated[Path | None, typer.Option("--images-dir", help="Where the pictures lie.")] = None,
+    images_dir: ImagesDirOption = None,
     out: OutOption = Path("evaluation/coverage"),
     json_output: JsonOption = False,
 ) -> None:

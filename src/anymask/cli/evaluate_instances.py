@@ -13,15 +13,17 @@ from anymask.cli.evaluate_common import (
     CheckpointOption,
     DeviceOption,
     EmbeddingsOption,
+    ImagesDirOption,
     JsonOption,
     MaxImagesOption,
     ModelOption,
     OutOption,
-    load_judged,
+    TruthArgument,
+    WorkersOption,
+    load_predictor,
     print_table,
     progress_bars,
 )
-from anymask.cli.evaluate_proposals import ImagesDirOption, TruthArgument
 
 
 def instances(
@@ -36,6 +38,7 @@ def instances(
     max_per_image: Annotated[int, typer.Option(min=1, help="The most confident so many boxes of an image.")] = 300,
     max_images: MaxImagesOption = None,
     embeddings: EmbeddingsOption = None,
+    workers: WorkersOption = 1,
     out: OutOption = Path("evaluation/instances"),
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
@@ -50,16 +53,15 @@ def instances(
     from anymask.evaluation.instances import Detections, InstanceSettings, TrueBoxes
     from anymask.evaluation.report import finite
     from anymask.evaluation.truth import open_truth
-    from anymask.predictor import Predictor
 
     true_set = open_truth(truth, images_dir)
     if detections is not None and not true_set.categories:
         raise DataError(f"{truth}: has no categories, which --detections needs; allowed: a COCO or LVIS file")
     boxes = TrueBoxes() if detections is None else Detections(detections)
     settings = InstanceSettings(refine=refine, max_per_image=max_per_image, max_images=max_images)
-    judged = Predictor(load_judged(model, checkpoint, device))
+    judged = load_predictor(model, checkpoint, device)
     with progress_bars() as progress:
-        results = evaluate_instances(judged, true_set, boxes, out, settings, embeddings, progress)
+        results = evaluate_instances(judged, true_set, boxes, out, settings, embeddings, progress, workers)
     if json_output:
         typer.echo(json.dumps(finite(asdict(results))))
     else:

@@ -12,6 +12,7 @@ import typer
 from anymask.cli.evaluate_common import JsonOption, print_table
 
 EXPERIMENTS = {
+    "all": ("7", "points, instances, proposals and edges at once, on one page"),
     "points": ("7.1", "mean IoU after 1 to 9 clicks, and for boxes"),
     "compare": ("7.1, figure 9a", "one model's lead over another on each set"),
     "edges": ("7.2", "edges on BSDS500: ODS, OIS, AP, R50"),

@@ -13,21 +13,17 @@ from anymask.cli.evaluate_common import (
     CheckpointOption,
     DeviceOption,
     EmbeddingsOption,
+    ImagesDirOption,
     JsonOption,
     MaxImagesOption,
     ModelOption,
     OutOption,
+    TruthArgument,
+    WorkersOption,
     load_judged,
     print_table,
     progress_bars,
 )
-
-TruthArgument = Annotated[
-    Path, typer.Argument(help="A COCO or LVIS instances file, or a folder in SA-1B's layout.", metavar="TRUTH")
-]
-ImagesDirOption = Annotated[
-    Path | None, typer.Option("--images-dir", help="Where the pictures lie, if not beside the file.")
-]
 
 
 def proposals(
@@ -40,6 +36,7 @@ def proposals(
     max_proposals: Annotated[int, typer.Option(min=1, help="The best so many of an image.")] = 1000,
     max_images: MaxImagesOption = None,
     embeddings: EmbeddingsOption = None,
+    workers: WorkersOption = 1,
     out: OutOption = Path("evaluation/proposals"),
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
@@ -59,7 +56,7 @@ def proposals(
     true_set = open_truth(truth, images_dir)
     proposer = GeneratorProposer(load_judged(model, checkpoint, device), settings, embeddings)
     with progress_bars() as progress:
-        results = evaluate_proposals(proposer, true_set, out, settings, progress)
+        results = evaluate_proposals(proposer, true_set, out, settings, progress, workers)
     if json_output:
         typer.echo(json.dumps(finite(asdict(results))))
     else:

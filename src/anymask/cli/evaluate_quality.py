@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anymask.cli.evaluate_common import JsonOption, OutOption, print_table
+from anymask.cli.evaluate_common import ImagesDirOption, JsonOption, OutOption, print_table
 
 
 def quality(
@@ -18,7 +18,7 @@ def quality(
     pair: Annotated[
         str, typer.Option(help="id: masks keep their number; overlap: the best assignment.", metavar="id|overlap")
     ] = "id",
-    images_dir: Annotated[Path | None, typer.Option("--images-dir", help="Where the pictures lie.")] = None,
+    images_dir: ImagesDirOption = None,
     out: OutOption = Path("evaluation/quality"),
     json_output: JsonOption = False,
 ) -> None:

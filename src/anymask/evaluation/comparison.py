@@ -100,7 +100,7 @@ def _difference(first: Path, second: Path, name: str, measure: str) -> SetDiffer
 
 def _by_object(predictions: Path, measure: str) -> dict[tuple[str, int], float]:
     found = {}
-    for image, objects in object_scores(predictions):
+    for _, image, objects in object_scores(predictions):
         for index, scores in objects.items():
             if measure not in scores:
                 raise DataError(f"{predictions}: has no measure {measure!r}; it has {', '.join(scores)}")

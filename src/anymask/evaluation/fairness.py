@@ -1,8 +1,8 @@
 """Does a model segment some groups better than others? Mean IoU by group (paper, sections 6 and C).
 
-The answers of the point experiment are used: `evaluate points` writes them, and a table says which group an
-image, or one object of it, belongs to: perceived gender presentation, age, skin tone or anything else. Every
-column but `image` and `object` is an attribute. Intervals are 95%: images are drawn as wholes (bootstrap), for
+The answers of the point experiment are used: `evaluate points` writes them, and a table, or the data set itself, says
+which group an image, or one object of it, belongs to: perceived gender presentation, age, skin tone, category or
+anything else (`groups.py`). Intervals are 95%: images are drawn as wholes (bootstrap), for
 the objects of one image are no independent evidence. The paper gives 95% intervals too, but not the way.
 """
 
@@ -15,17 +15,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from anymask.data.sa1b import Sample
 from anymask.errors import DataError
+from anymask.evaluation.groups import Groups, TableGroups
 from anymask.evaluation.intervals import Interval, bootstrap_mean
 from anymask.evaluation.point_scores import object_scores
 from anymask.evaluation.predictions import PredictionFolder
 from anymask.evaluation.report import how_made, markdown_table, plot_bars, write_report
-from anymask.evaluation.tables import read_table
 
 MEASURES = ("1", "3")
-KEY_COLUMNS = ("image", "object")
 # SAM's mIoU (%) at 1 and 3 points and half the width of the 95% interval (paper, table 2: people).
 PUBLISHED: dict[str, dict[str, tuple[tuple[float, float], tuple[float, float]]]] = {
     "perceived gender presentation": {
@@ -92,77 +90,56 @@ class FairnessResults:
 
 
 def evaluate_fairness(
-    predictions: Sequence[str | Path], table: str | Path, out: str | Path, measures: Sequence[str] = MEASURES
+    predictions: Sequence[str | Path], groups: Groups | str | Path, out: str | Path, measures: Sequence[str] = MEASURES
 ) -> FairnessResults:
     """Score the point experiment's predictions by group and write out/fairness.json, fairness.md and fairness.png.
 
-    `predictions` are folders with a config.json, such as OUT/predictions/SET. The table's column `image` is the
-    image's file name, with or without suffix (its id in a COCO or LVIS file); the column `object`, where there
-    is one, is the place of the object in the annotation file, from 0. Raises DataError for predictions of
-    several models or settings, for a measure they don't have, and when the table knows none of the objects.
+    `predictions` are folders with a config.json, such as OUT/predictions/SET. `groups` is the path of a table (see
+    `TableGroups`) or says in another way which group an object belongs to. Raises DataError for predictions of
+    several models or settings, for a measure they don't have, and when the groups of no object are known.
     """
-    groups_of, attributes = _read_groups(table)
+    groups = TableGroups(groups) if isinstance(groups, str | Path) else groups
     model, settings = _common_config(predictions)
     values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     images: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     unknown = 0
     for folder in predictions:
-        for name, index, scores in _objects(folder, measures):
-            groups = groups_of.get((Path(name).stem, index)) or groups_of.get((Path(name).stem, None))
-            if groups is None:
+        for sample, name, index, scores in _objects(folder, measures):
+            own = groups.of(sample, name, index)
+            if own is None:
                 unknown += 1
                 continue
-            for attribute in filter(groups.get, attributes):
+            for attribute in filter(own.get, groups.attributes):
                 for measure in measures:
-                    values[attribute, groups[attribute], measure].append(scores[measure])
-                    images[attribute, groups[attribute], measure].append(f"{folder}/{name}")
+                    values[attribute, own[attribute], measure].append(scores[measure])
+                    images[attribute, own[attribute], measure].append(f"{folder}/{name}")
     if not values:
-        raise DataError(f"{table}: has none of the {unknown} objects that were judged; allowed: their image names")
+        raise DataError(f"{groups.source}: has none of the {unknown} objects that were judged; allowed: their images")
     by_group: dict[str, dict[str, dict[str, Interval]]] = {}
-    for attribute, group, measure in sorted(values, key=lambda key: (attributes.index(key[0]), key[1])):
+    for attribute, group, measure in sorted(values, key=lambda key: (groups.attributes.index(key[0]), key[1])):
         key = attribute, group, measure
         of_group = by_group.setdefault(attribute, {}).setdefault(group, {})
         of_group[measure] = bootstrap_mean(values[key], images[key])
-    gaps = {
-        attribute: {measure: _gap(groups, measure) for measure in measures} for attribute, groups in by_group.items()
-    }
-    results = FairnessResults(model, settings, Path(table).name, unknown, by_group, gaps)
+    gaps = {attribute: {measure: _gap(of, measure) for measure in measures} for attribute, of in by_group.items()}
+    results = FairnessResults(model, settings, groups.source, unknown, by_group, gaps)
     write_report(out, {**asdict(results), "published": PUBLISHED}, results.to_markdown(), "fairness")
     _plot(results, Path(out) / "fairness.png", measures)
     return results
 
 
-def _objects(folder: str | Path, measures: Sequence[str]) -> Iterator[tuple[str, int, dict[str, float]]]:
-    """Image, index and IoU by measure of every judged object."""
-    for name, of_image in object_scores(folder):
+def _objects(folder: str | Path, measures: Sequence[str]) -> Iterator[tuple[Sample, str, int, dict[str, float]]]:
+    """Image, its name, index and IoU by measure of every judged object."""
+    for sample, name, of_image in object_scores(folder):
         for index, scores in of_image.items():
             for measure in measures:
                 if measure not in scores:
                     raise DataError(f"{folder}: was not made with {measure_name(measure)}; it has {', '.join(scores)}")
-            yield name, index, scores
+            yield sample, name, index, scores
 
 
 def measure_name(measure: str) -> str:
     """A measure of the point experiment in words."""
     return f"{measure} point{'' if measure == '1' else 's'}" if measure.isdecimal() else measure
-
-
-def _read_groups(table: str | Path) -> tuple[dict[tuple[str, int | None], dict[str, str]], list[str]]:
-    """The groups of each (image without suffix, object or None for all), and the attributes."""
-    rows = read_table(table, required=["image"])
-    attributes = [column for column in rows[0] if column not in KEY_COLUMNS]
-    if not attributes:
-        raise DataError(f"{table}: has no column of groups; allowed: any besides image and object")
-    groups_of: dict[tuple[str, int | None], dict[str, str]] = {}
-    for row in rows:
-        index = row.get("object", "")
-        if index and not index.isdecimal():
-            raise DataError(f"{table}: object is {index!r}; allowed: its place in the annotation file, from 0")
-        key = (Path(row["image"]).stem, int(index) if index else None)
-        if key in groups_of and groups_of[key] != row:
-            raise DataError(f"{table}: {row['image']!r} comes twice with other groups; allowed: one row each")
-        groups_of[key] = row
-    return groups_of, attributes
 
 
 def _common_config(predictions: Sequence[str | Path]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -203,12 +180,7 @@ def _plot(results: FairnessResults, path: Path, measures: Sequence[str]) -> None
     for measure in measures:
         intervals = [results.groups[attribute][group][measure] for attribute, group in rows]
         series[measure_name(measure)] = [100 * interval.mean for interval in intervals]
-        errors[measure_name(measure)] = [
-            (100 * interval.low, 100 * interval.high)
-            if np.isfinite(interval.low)
-            else (100 * interval.mean, 100 * interval.mean)
-            for interval in intervals
-        ]
+        errors[measure_name(measure)] = [(100 * interval.low, 100 * interval.high) for interval in intervals]
     names = [f"{group}\n({attribute})" if len(results.groups) > 1 else group for attribute, group in rows]
     title = f"{results.model.get('name')}, 95% intervals"
     plot_bars(path, names, series, "mean IoU (%)", title, errors=errors)

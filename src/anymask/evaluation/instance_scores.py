@@ -24,11 +24,10 @@ from anymask.errors import DataError
 from anymask.evaluation.average_precision import SIZES, Matches, average_precision, match_image
 from anymask.evaluation.instances import TRUE_BOXES, Boxes, InstanceSettings, export_instances
 from anymask.evaluation.metrics import mean_iou, rle_ious
-from anymask.evaluation.points import Progress
 from anymask.evaluation.predictions import PredictionFolder
-from anymask.evaluation.proposals import read_predictions
 from anymask.evaluation.protocol import Segmentable
 from anymask.evaluation.report import how_made, markdown_table, percent, plot_bars, write_report
+from anymask.evaluation.true_images import Progress, read_predictions
 from anymask.evaluation.truth import FREQUENCIES, TrueImage, TrueSet, open_truth
 
 Found = Mapping[Any, Sequence[Mapping[str, Any]]]  # instances by image id
@@ -101,6 +100,7 @@ def evaluate_instances(
     settings: InstanceSettings | None = None,
     embeddings: str | Path | None = None,
     progress: Progress | None = None,
+    workers: int = 1,
 ) -> InstanceResults:
     """Run the whole experiment on one set and write it down.
 
@@ -113,7 +113,7 @@ def evaluate_instances(
     `out` used otherwise, or a set without objects.
     """
     settings, out = settings or InstanceSettings(), Path(out)
-    export_instances(judged, truth, boxes, out / "predictions", settings, embeddings, progress)
+    export_instances(judged, truth, boxes, out / "predictions", settings, embeddings, progress, workers)
     results = score_instances(out / "predictions", truth)
     write_report(out, {**asdict(results), "published": PUBLISHED[results.rules]}, results.to_markdown())
     _write_coco_results(out / "coco_results.json", out / "predictions", truth)

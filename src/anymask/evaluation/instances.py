@@ -11,6 +11,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ import numpy as np
 from anymask.data.sa1b import read_json
 from anymask.errors import DataError
 from anymask.evaluation.embeddings import show_image
-from anymask.evaluation.points import Progress
 from anymask.evaluation.predictions import PredictionFolder
 from anymask.evaluation.protocol import Segmentable, describe
+from anymask.evaluation.true_images import Progress, work_off
 from anymask.evaluation.truth import TrueImage, TrueSet
 from anymask.geometry.boxes import clip_boxes_xyxy, xywh_to_xyxy, xyxy_to_xywh
 from anymask.geometry.rle import Rle, encode_rle
@@ -123,11 +124,12 @@ def export_instances(
     settings: InstanceSettings,
     embeddings: str | Path | None = None,
     progress: Progress | None = None,
+    workers: int = 1,
 ) -> PredictionFolder:
     """Write a mask for each box of every image to the folder `out`; what is done is passed over.
 
-    `embeddings` is a folder that keeps a model's embeddings. Raises DataError when `out` holds other
-    predictions or a picture is missing.
+    `embeddings` is a folder that keeps a model's embeddings; `workers` processes share the images. Raises DataError
+    when `out` holds other predictions or a picture is missing.
     """
     config = {
         "experiment": "instances",
@@ -137,14 +139,16 @@ def export_instances(
         **truth.describe(),
     }
     predictions = PredictionFolder.create(out, config)
-    total = truth.count(settings.max_images)
-    for done, image in enumerate(truth.images(settings.max_images), start=1):
-        if not predictions.has(image.name):
-            instances = _predict(judged, image, boxes.of(image), settings, embeddings)
-            predictions.write(image.name, {"image": image.name, "truth": image.digest, "instances": instances})
-        if progress is not None:
-            progress(truth.name, done, total)
+    answer = partial(_answer, judged, boxes, settings, embeddings)
+    work_off(answer, truth, predictions, settings.max_images, progress, workers)
     return predictions
+
+
+def _answer(
+    judged: Segmentable, boxes: Boxes, settings: InstanceSettings, embeddings: str | Path | None, image: TrueImage
+) -> dict[str, Any]:
+    """What is written of one image."""
+    return {"instances": _predict(judged, image, boxes.of(image), settings, embeddings)}
 
 
 def _predict(

@@ -16,7 +16,8 @@ from anymask.evaluation.points import (
     PointSettings,
     Progress,
     annotations_sha256,
-    export_points,
+    begin_points,
+    export_all_points,
     point_set_of,
     set_name,
 )
@@ -92,7 +93,7 @@ def score_points(predictions_folder: str | Path) -> SetScores:
     ious: dict[str, list[float]] = defaultdict(list)
     image_of: list[str] = []
     images = 0
-    for name, of_image in object_scores(predictions_folder):
+    for _, name, of_image in object_scores(predictions_folder):
         images += 1
         image_of += [name] * len(of_image)
         for of_object in of_image.values():
@@ -108,15 +109,16 @@ def score_points(predictions_folder: str | Path) -> SetScores:
     )
 
 
-def object_scores(predictions_folder: str | Path) -> Iterator[tuple[str, dict[int, dict[str, float]]]]:
-    """For each image its file name and, by index in the annotation file, each object's IoU by measure.
+def object_scores(predictions_folder: str | Path) -> Iterator[tuple[Sample, str, dict[int, dict[str, float]]]]:
+    """For each image what is true of it, its name and, by index in the annotation file, each object's IoU by measure.
 
     Raises DataError as `score_points` does.
     """
     predictions = PredictionFolder.open(predictions_folder)
     settings, point_set = _settings_of(predictions), point_set_of(predictions)
     for name in evenly_spaced(point_set.names, settings.max_images):
-        yield name, _image_ious(predictions, name, point_set.sample(name))
+        sample = point_set.sample(name)
+        yield sample, name, _image_ious(predictions, name, sample)
 
 
 def evaluate_points(
@@ -129,6 +131,7 @@ def evaluate_points(
     embeddings: str | Path | None = None,
     layout: str = "auto",
     images_dir: str | Path | None = None,
+    workers: int = 1,
 ) -> PointResults:
     """Run the whole experiment on data sets (see `open_point_set` for their layouts) and write it down.
 
@@ -141,8 +144,8 @@ def evaluate_points(
     set is named by the last two parts of its path. `model` says who is judged (see `protocol.describe`, which
     does when it is left out); a run with the same description, settings and data continues one that was
     broken off, any other needs another `out`.
-    `progress` is called after each image. Raises DataError for sets of one name, broken data, or an `out`
-    that was used otherwise.
+    `progress` is called after each image, of which `workers` processes answer one each. Raises DataError for sets of
+    one name, broken data, or an `out` that was used otherwise.
     """
     from anymask.evaluation.plots import plot_points
 
@@ -151,9 +154,11 @@ def evaluate_points(
     names = [set_name(folder) for folder in data_folders]
     if not names or len(set(names)) < len(names):
         raise DataError(f"data_folders are the sets {names}; allowed: one or more, each with its own name")
-    for name, folder in zip(names, data_folders, strict=True):
-        predictions = out / "predictions" / name
-        export_points(judged, folder, predictions, settings, model, progress, embeddings, layout, images_dir)
+    begun = [
+        begin_points(folder, out / "predictions" / name, settings, model, layout, images_dir)
+        for name, folder in zip(names, data_folders, strict=True)
+    ]
+    export_all_points(judged, begun, settings, progress, embeddings, workers)
     sets = {name: score_points(out / "predictions" / name) for name in names}
     mean = mean_over_sets({name: scores.miou for name, scores in sets.items()})
     results = PointResults(model, settings, sets, mean)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from anymask.data.formats import detect_format, read_dataset
 from anymask.data.label_maps import read_instance_folders, read_semantic
 from anymask.data.sa1b import Annotation, Sa1bFolder, Sample
 from anymask.errors import DataError
-from anymask.evaluation.truth import open_truth
+from anymask.evaluation.truth import TrueObject, TrueSet, open_truth
 from anymask.records import MaskRecord
 
 LAYOUTS = ("auto", "sa1b", "coco", "lvis", "yolo", "labelme", "png", "bsds", "instances", "semantic")
@@ -42,7 +43,7 @@ class Sa1bSet:
 
 
 class KeyedSet:
-    """Samples made when asked for."""
+    """Samples made when asked for. The makers are objects, not closures, so that other processes can have a copy."""
 
     def __init__(self, makers: dict[str, Callable[[], Sample]]) -> None:
         self._makers = makers
@@ -78,7 +79,7 @@ def open_point_set(path: str | Path, layout: str = "auto", images_dir: str | Pat
     images = readers[chosen](path, images_dir) if chosen in readers else read_dataset(path, chosen, images_dir)
     makers: dict[str, Callable[[], Sample]] = {}
     for image in images:
-        _put(makers, image.file_name, _maker(image, path), path)
+        _put(makers, image.file_name, _OfImage(image, path), path)
     if not makers:
         raise DataError(f"{path}: has no images; allowed: a data set with one or more")
     return KeyedSet(makers)
@@ -101,40 +102,54 @@ def _detect(path: Path) -> str:
         raise
 
 
+@dataclass(frozen=True)
+class _OfTruth:
+    """Makes the sample of one image of a COCO or LVIS file; crowds are no objects."""
+
+    truth: TrueSet
+    key: Any
+
+    def __call__(self) -> Sample:
+        image = self.truth.image(self.key)
+        things = tuple(
+            Annotation(number, thing.rle, thing.area, thing.bbox_xywh, self._facts(thing))
+            for number, thing in enumerate(image.objects)
+            if not thing.is_crowd
+        )
+        return Sample(image.require_path(), image.size_hw, things)
+
+    def _facts(self, thing: TrueObject) -> dict[str, Any]:
+        category = None if thing.category_id is None else self.truth.categories.get(thing.category_id)
+        return {} if category is None else {"category": category.name}
+
+
+@dataclass(frozen=True)
+class _OfImage:
+    """Makes the sample of an image that a reader gave; `path` is the set's."""
+
+    image: AnnotatedImage
+    path: Path
+
+    def __call__(self) -> Sample:
+        if self.image.image_path is None:
+            raise DataError(
+                f"{self.path}: the picture of {self.image.file_name} was not found; allowed: images_dir where it lies"
+            )
+        things = tuple(_annotation(record) for record in self.image.records)
+        return Sample(self.image.image_path, self.image.size_hw, things)
+
+
 def _from_truth(path: Path, images_dir: str | Path | None) -> KeyedSet:
     truth = open_truth(path, images_dir)
-
-    def maker(key: Any) -> Callable[[], Sample]:
-        def make() -> Sample:
-            image = truth.image(key)
-            things = tuple(
-                Annotation(number, thing.rle, thing.area, thing.bbox_xywh)
-                for number, thing in enumerate(image.objects)
-                if not thing.is_crowd
-            )
-            return Sample(image.require_path(), image.size_hw, things)
-
-        return make
-
     makers: dict[str, Callable[[], Sample]] = {}
-    for key in truth.keys():  # noqa: SIM118, not a dict
-        _put(makers, f"{key}", maker(key), path)
+    for key in truth.keys:
+        _put(makers, f"{key}", _OfTruth(truth, key), path)
     return KeyedSet(makers)
 
 
-def _maker(image: AnnotatedImage, path: Path) -> Callable[[], Sample]:
-    def make() -> Sample:
-        if image.image_path is None:
-            raise DataError(
-                f"{path}: the picture of {image.file_name} was not found; allowed: images_dir where it lies"
-            )
-        return Sample(image.image_path, image.size_hw, tuple(_annotation(record) for record in image.records))
-
-    return make
-
-
 def _annotation(record: MaskRecord) -> Annotation:
-    return Annotation(record.id, record.segmentation, float(record.area), record.bbox_xywh, dict(record.extra))
+    facts = dict(record.extra) if record.category is None else {**record.extra, "category": record.category}
+    return Annotation(record.id, record.segmentation, float(record.area), record.bbox_xywh, facts)
 
 
 def _put(makers: dict[str, Callable[[], Sample]], name: str, maker: Callable[[], Sample], path: Path) -> None:

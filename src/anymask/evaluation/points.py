@@ -24,6 +24,7 @@ from anymask.data.sa1b import Sample
 from anymask.errors import DataError
 from anymask.evaluation.point_sets import PointSet, open_point_set, truth_sha256
 from anymask.evaluation.predictions import PredictionFolder, evenly_spaced
+from anymask.evaluation.processes import work_in_processes
 from anymask.evaluation.protocol import Answer, Segmentable
 from anymask.geometry.boxes import xywh_to_xyxy
 from anymask.geometry.points import mask_centre_xy, next_click, random_point_xy
@@ -136,14 +137,38 @@ def export_points(
     embeddings: str | Path | None = None,
     layout: str = "auto",
     images_dir: str | Path | None = None,
+    workers: int = 1,
 ) -> PredictionFolder:
     """Ask a model for every object of a data set (see `open_point_set`) and write its answers to the folder `out`.
 
     `model` says who is judged, as JSON values (name, fingerprint of the weights...); it is kept with the
     settings and the data set in config.json. Images that are done already are passed over. `embeddings` is the
-    folder that keeps images' embeddings for all experiments. Raises DataError when `out` holds predictions of
-    another configuration or the data are broken.
+    folder that keeps images' embeddings for all experiments; `workers` processes share the images. Raises DataError
+    when `out` holds predictions of another configuration or the data are broken.
     """
+    begun = begin_points(data_folder, out, settings, model, layout, images_dir)
+    export_all_points(judged, [begun], settings, progress, embeddings, workers)
+    return begun.predictions
+
+
+@dataclass(frozen=True)
+class BegunSet:
+    """A data set of which predictions are made or begun: its name, what is in it, where the answers go."""
+
+    name: str
+    point_set: PointSet
+    predictions: PredictionFolder
+
+
+def begin_points(
+    data_folder: str | Path,
+    out: str | Path,
+    settings: PointSettings,
+    model: Mapping[str, Any],
+    layout: str = "auto",
+    images_dir: str | Path | None = None,
+) -> BegunSet:
+    """Open a data set and the folder of its predictions; for the arguments see `export_points`."""
     point_set = open_point_set(data_folder, layout, images_dir)
     config = {
         "model": dict(model),
@@ -152,14 +177,50 @@ def export_points(
         "layout": layout,
         "images_dir": None if images_dir is None else str(Path(images_dir).resolve()),
     }
-    predictions = PredictionFolder.create(out, config)
-    names = evenly_spaced(point_set.names, settings.max_images)
-    for done, name in enumerate(names, start=1):
-        if not predictions.has(name):
-            predictions.write(name, predict_image(judged, point_set.sample(name), settings, embeddings))
+    return BegunSet(set_name(data_folder), point_set, PredictionFolder.create(out, config))
+
+
+def export_all_points(
+    judged: Segmentable,
+    sets: Sequence[BegunSet],
+    settings: PointSettings,
+    progress: Progress | None = None,
+    embeddings: str | Path | None = None,
+    workers: int = 1,
+) -> None:
+    """Write what is missing of all sets' predictions, the images shared out over `workers` processes."""
+    shared = _Work(judged, tuple(sets), settings, embeddings)
+    done, totals, jobs = [], [], []
+    for index, one in enumerate(sets):
+        names = evenly_spaced(one.point_set.names, settings.max_images)
+        missing = [(index, name) for name in names if not one.predictions.has(name)]
+        jobs += missing
+        done.append(len(names) - len(missing))
+        totals.append(len(names))
+        if progress is not None and done[index]:
+            progress(one.name, done[index], totals[index])
+    for index in work_in_processes(_predict_and_write, shared, jobs, workers):
+        done[index] += 1
         if progress is not None:
-            progress(set_name(data_folder), done, len(names))
-    return predictions
+            progress(sets[index].name, done[index], totals[index])
+
+
+@dataclass(frozen=True)
+class _Work:
+    judged: Segmentable
+    sets: tuple[BegunSet, ...]
+    settings: PointSettings
+    embeddings: str | Path | None
+
+
+def _predict_and_write(shared: _Work, job: tuple[int, str]) -> int:
+    """Answer one image, (index of its set, name), and return the set's index."""
+    index, name = job
+    one = shared.sets[index]
+    one.predictions.write(
+        name, predict_image(shared.judged, one.point_set.sample(name), shared.settings, shared.embeddings)
+    )
+    return index
 
 
 def point_set_of(predictions: PredictionFolder) -> PointSet:

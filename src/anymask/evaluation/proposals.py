@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +21,9 @@ from pycocotools import mask as coco_mask
 from anymask.errors import DataError
 from anymask.evaluation.average_precision import SIZES, Matches, average_recall, match_image
 from anymask.evaluation.embeddings import cached_embedding
-from anymask.evaluation.points import Progress
 from anymask.evaluation.predictions import PredictionFolder
 from anymask.evaluation.report import how_made, markdown_table, percent, plot_bars, write_report
+from anymask.evaluation.true_images import Progress, read_predictions, work_off
 from anymask.evaluation.truth import FREQUENCIES, TrueImage, TrueSet, open_truth
 from anymask.geometry.rle import rle_to_box_xywh
 from anymask.model.segmenter import Segmenter
@@ -151,11 +152,16 @@ class ProposalResults:
 
 
 def export_proposals(
-    proposer: Proposer, truth: TrueSet, out: str | Path, settings: ProposalSettings, progress: Progress | None = None
+    proposer: Proposer,
+    truth: TrueSet,
+    out: str | Path,
+    settings: ProposalSettings,
+    progress: Progress | None = None,
+    workers: int = 1,
 ) -> PredictionFolder:
     """Write the proposals of every image to the folder `out`, ranked and cut off; what is done is passed over.
 
-    Raises DataError when `out` holds other predictions, or a picture is missing.
+    `workers` processes share the images. Raises DataError when `out` holds other predictions, or a picture is missing.
     """
     config = {
         "experiment": "proposals",
@@ -164,15 +170,14 @@ def export_proposals(
         **truth.describe(),
     }
     predictions = PredictionFolder.create(out, config)
-    total = truth.count(settings.max_images)
-    for done, image in enumerate(truth.images(settings.max_images), start=1):
-        if not predictions.has(image.name):
-            ranked = sorted(proposer.propose(image.require_path()), key=lambda proposal: -proposal["score"])
-            content = {"image": image.name, "truth": image.digest, "proposals": ranked[: settings.max_proposals]}
-            predictions.write(image.name, content)
-        if progress is not None:
-            progress(truth.name, done, total)
+    work_off(partial(_propose, proposer, settings), truth, predictions, settings.max_images, progress, workers)
     return predictions
+
+
+def _propose(proposer: Proposer, settings: ProposalSettings, image: TrueImage) -> dict[str, Any]:
+    """What is written of one image."""
+    ranked = sorted(proposer.propose(image.require_path()), key=lambda proposal: -proposal["score"])
+    return {"proposals": ranked[: settings.max_proposals]}
 
 
 def score_proposals(predictions_folder: str | Path, truth: TrueSet | None = None) -> ProposalResults:
@@ -210,6 +215,7 @@ def evaluate_proposals(
     out: str | Path,
     settings: ProposalSettings | None = None,
     progress: Progress | None = None,
+    workers: int = 1,
 ) -> ProposalResults:
     """Run the whole experiment on one set and write it down.
 
@@ -222,7 +228,7 @@ def evaluate_proposals(
     goes on where it stopped. Raises DataError as `export_proposals` and `score_proposals` do.
     """
     settings, out = settings or ProposalSettings(), Path(out)
-    export_proposals(proposer, truth, out / "predictions", settings, progress)
+    export_proposals(proposer, truth, out / "predictions", settings, progress, workers)
     results = score_proposals(out / "predictions", truth)
     write_report(out, {**asdict(results), "published": PUBLISHED}, results.to_markdown())
     groups = [group for group, count in results.objects.items() if count]
@@ -231,17 +237,6 @@ def evaluate_proposals(
     series[own] = [100 * results.recall["mask"][group]["1000"] for group in groups]
     plot_bars(out / "proposals.png", groups, series, "mask AR@1000 (%)", "Object proposals", published=list(PUBLISHED))
     return results
-
-
-def read_predictions(predictions: PredictionFolder, image: TrueImage, key: str) -> list[dict[str, Any]]:
-    """The list under `key` in one image's file. Raises DataError when it is broken or the truth has changed."""
-    path = predictions.image_path(image.name)
-    content = predictions.read(image.name)
-    if not isinstance(content, dict) or not isinstance(content.get(key), list):
-        raise DataError(f"{path}: has no list of {key}")
-    if content.get("truth") != image.digest:
-        raise DataError(f"{path}: the truth of {image.name} has changed since the predictions were made")
-    return content[key]
 
 
 def _match(

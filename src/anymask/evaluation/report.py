@@ -12,6 +12,7 @@ from anymask.data.sa1b import write_text_atomically
 from anymask.evaluation.plots import figure_class, save_figure
 
 COLOURS = ("#2a6fbb", "#e08a2e", "#4f9d69", "#b0485f", "#7a68b3", "#7f8c8d")
+MOST_UPRIGHT_GROUPS = 10  # more names run into each other
 PAPER_COLOURS = ("#c9ccd1", "#a9aeb5", "#8b9199")
 
 
@@ -58,7 +59,8 @@ def plot_bars(
     published: Sequence[str] = (),
     limit: float = 100.0,
 ) -> None:
-    """Draw a bar for each series in each group as a PNG; `errors` are lower and upper ends, as the values.
+    """Draw a bar for each series in each group as a PNG; `errors` are lower and upper ends, as the values, none where
+    they are not finite.
 
     `published` names the series that are others' figures: they are grey. Raises AnymaskError without
     matplotlib.
@@ -69,14 +71,15 @@ def plot_bars(
     own, others = iter(COLOURS * 4), iter(PAPER_COLOURS * 4)
     for index, (name, values) in enumerate(series.items()):
         places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
-        heights = [0.0 if value is None or math.isnan(value) else value for value in values]
+        is_known = [value is not None and not math.isnan(value) for value in values]
+        heights = [value if known else 0.0 for value, known in zip(values, is_known, strict=True)]
         colour = next(others if name in published else own)
         bars = axes.bar(places, heights, 0.92 * width, label=name, color=colour)
         size = 8 if len(groups) * len(series) <= 24 else 6
-        texts = [f"{height:.1f}" if height else "" for height in heights]
+        texts = [f"{height:.1f}" if known else "" for height, known in zip(heights, is_known, strict=True)]
         if errors is not None and name in errors:
             ends = [
-                [max(0.0, height - low), max(0.0, high - height)]
+                [max(0.0, height - low), max(0.0, high - height)] if math.isfinite(low + high) else [math.nan] * 2
                 for height, (low, high) in zip(heights, errors[name], strict=True)
             ]
             axes.errorbar(places, heights, list(zip(*ends, strict=True)), fmt="none", ecolor="#333333", capsize=3)
@@ -84,6 +87,8 @@ def plot_bars(
             axes.bar_label(bars, labels=texts, padding=2, fontsize=size)
     axes.set_title(title, loc="left", fontsize=11)
     axes.set(ylabel=label, xticks=range(len(groups)), xticklabels=groups, ylim=(0, limit))
+    if len(groups) > MOST_UPRIGHT_GROUPS:
+        axes.tick_params(axis="x", rotation=45)
     axes.set_axisbelow(True)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

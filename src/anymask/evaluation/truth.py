@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from anymask.data.coco import find_coco, is_coco, segmentation_rle
 from anymask.data.sa1b import Sa1bFolder, is_sa1b, read_json
@@ -70,18 +70,34 @@ class Category:
     frequency: str | None = None
 
 
+class _Source(Protocol):
+    """Where a set's truth is read from."""
+
+    keys: list[Any]
+
+    def name(self, key: Any) -> str:
+        """One image's file name."""
+
+    def image(self, key: Any) -> TrueImage:
+        """One image's truth."""
+
+
 class TrueSet:
     """A data set's truth, an image at a time; `open_truth` finds out which layout a path has.
 
-    categories: by id, empty where there are none. is_federated: LVIS's, where an image is judged only on the
-    categories that it was checked for.
+    keys: what stands for each image, in the set's order. categories: by id, empty where there are none. is_federated:
+    LVIS's, where an image is judged only on the categories that it was checked for.
     """
 
-    def __init__(self, path: Path, images_dir: Path | None, categories: Mapping[int, Category]) -> None:
+    def __init__(
+        self, path: Path, images_dir: Path | None, source: _Source, categories: Mapping[int, Category] | None = None
+    ) -> None:
         self.path = path
         self.images_dir = images_dir
-        self.categories = dict(categories)
+        self.categories = dict(categories or {})
         self.is_federated = any(category.frequency for category in self.categories.values())
+        self.keys = source.keys
+        self._source = source
 
     @property
     def name(self) -> str:
@@ -94,27 +110,30 @@ class TrueSet:
         images_dir = None if self.images_dir is None else str(self.images_dir.resolve())
         return {"data": str(self.path.resolve()), "images_dir": images_dir}
 
-    def keys(self) -> list[Any]:
-        """What stands for each image, in the set's order."""
-        raise NotImplementedError
+    def image_name(self, key: Any) -> str:
+        """One image's file name, without working out its truth."""
+        return self._source.name(key)
 
     def image(self, key: Any) -> TrueImage:
         """One image's truth. Raises DataError, naming the file, where it is broken."""
-        raise NotImplementedError
+        return self._source.image(key)
 
     def images(self, limit: int | None = None) -> Iterator[TrueImage]:
         """The images, at most `limit` of them and then evenly spaced."""
-        return (self.image(key) for key in evenly_spaced(self.keys(), limit))
+        return (self.image(key) for key in evenly_spaced(self.keys, limit))
 
     def count(self, limit: int | None = None) -> int:
         """How many images `images` gives."""
-        return len(self.keys()) if limit is None else min(limit, len(self.keys()))
+        return len(self.keys) if limit is None else min(limit, len(self.keys))
 
 
-class _CocoTruth(TrueSet):
-    def __init__(self, path: Path, content: Mapping[str, Any], images_dir: Path | None) -> None:
+class _CocoFile:
+    """The images of a COCO or LVIS file, by id."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any], folders: list[Path]) -> None:
+        self.path, self._folders = path, folders
         try:
-            categories = {
+            self.categories = {
                 int(entry["id"]): Category(str(entry["name"]), FREQUENCIES.get(entry.get("frequency", "")))
                 for entry in content.get("categories", [])
             }
@@ -124,18 +143,20 @@ class _CocoTruth(TrueSet):
                 self._annotations[annotation["image_id"]].append(annotation)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: is no COCO instances file ({error!r})") from error
-        super().__init__(path, images_dir, categories)
-        self._folders = [images_dir] if images_dir is not None else _usual_folders(path)
+        self.keys: list[Any] = sorted(self._entries, key=lambda key: (str(type(key)), key))
 
-    def keys(self) -> list[Any]:
-        return sorted(self._entries, key=lambda key: (str(type(key)), key))
+    def name(self, key: Any) -> str:
+        entry = self._entries[key]
+        try:
+            # LVIS has no file names: the last two parts of the address are folder and name in COCO.
+            return str(entry.get("file_name") or "/".join(str(entry["coco_url"]).split("/")[-2:]))
+        except KeyError as error:
+            raise DataError(f"{self.path}: image {key!r} has neither file_name nor coco_url") from error
 
     def image(self, key: Any) -> TrueImage:
-        entry, annotations = self._entries[key], self._annotations.get(key, [])
+        entry, annotations, name = self._entries[key], self._annotations.get(key, []), self.name(key)
         try:
             size_hw = rle_size_hw({"size": [entry.get("height"), entry.get("width")]})
-            # LVIS has no file names: the last two parts of the address are folder and name in COCO.
-            name = str(entry.get("file_name") or "/".join(str(entry["coco_url"]).split("/")[-2:]))
             objects = tuple(_coco_object(annotation, size_hw) for annotation in annotations)
             return TrueImage(
                 name,
@@ -151,13 +172,15 @@ class _CocoTruth(TrueSet):
             raise DataError(f"{self.path}: image {key!r}: {error}") from error
 
 
-class _Sa1bTruth(TrueSet):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, None, {})
-        self._folder = Sa1bFolder(path)
+class _Sa1bImages:
+    """The images of a folder in SA-1B's layout, by number."""
 
-    def keys(self) -> list[Any]:
-        return list(range(len(self._folder)))
+    def __init__(self, path: Path) -> None:
+        self._folder = Sa1bFolder(path)
+        self.keys: list[Any] = list(range(len(self._folder)))
+
+    def name(self, key: Any) -> str:
+        return self._folder.names[key]
 
     def image(self, key: Any) -> TrueImage:
         sample = self._folder[key]
@@ -181,12 +204,14 @@ def open_truth(path: str | Path, images_dir: str | Path | None = None) -> TrueSe
     """
     path = Path(path)
     if path.is_dir() and any(is_sa1b(read_json(file)) for file in sorted(path.glob("*.json"))[:1]):
-        return _Sa1bTruth(path)
+        return TrueSet(path, None, _Sa1bImages(path))
     file = find_coco(path)
     content = read_json(file)
     if not is_coco(content):
         raise DataError(f"{file}: is no COCO instances file; allowed: that, or a folder in SA-1B's layout")
-    return _CocoTruth(file, content, None if images_dir is None else Path(images_dir))
+    images_dir = None if images_dir is None else Path(images_dir)
+    source = _CocoFile(file, content, _usual_folders(file) if images_dir is None else [images_dir])
+    return TrueSet(file, images_dir, source, source.categories)
 
 
 def _coco_object(entry: Mapping[str, Any], size_hw: tuple[int, int]) -> TrueObject:

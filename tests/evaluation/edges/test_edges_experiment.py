@@ -18,7 +18,7 @@ from anymask.errors import AnymaskError, DataError
 from anymask.evaluation.edges.canny import CannyDetector
 from anymask.evaluation.edges.detector import EdgeSettings, detect_edges, distinct_logits, edge_strength
 from anymask.evaluation.edges.experiment import evaluate_edges, read_edges
-from anymask.evaluation.processes import work_in_processes
+from anymask.evaluation.processes import kept_processes, work_in_processes
 from anymask.geometry.boundaries import label_boundaries
 from anymask.model.segmenter import Segmenter
 
@@ -151,8 +151,14 @@ def test_settings_that_make_no_sense_are_refused_by_name(wrong: dict[str, float]
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_work_is_done_in_one_process_or_in_several(workers: int) -> None:
-    assert sorted(work_in_processes(abs, [-3, 2, -1], workers)) == [1, 2, 3]
+    assert sorted(work_in_processes(pow, 2, [3, 2, 1], workers)) == [2, 4, 8]
+    assert list(work_in_processes(pow, 2, [], workers)) == []
     with pytest.raises(AnymaskError, match="workers is 0"):
-        list(work_in_processes(abs, [1], 0))
+        list(work_in_processes(pow, 2, [1], 0))
     with pytest.raises(TypeError):
-        list(work_in_processes(len, ["one", 2], workers))
+        list(work_in_processes(pow, 2, ["one", 2], workers))
+    with kept_processes(workers):
+        assert sorted(work_in_processes(pow, 2, [3, 2, 1], workers)) == [2, 4, 8]
+        with pytest.raises(TypeError):
+            list(work_in_processes(pow, 2, ["one", 2], workers))
+        assert sorted(work_in_processes(pow, 3, [3, 2, 1], workers)) == [3, 9, 27]

@@ -130,7 +130,7 @@ def evaluate_edges(
 
     truth_dir, out = Path(truth_dir), Path(out)
     truths = evenly_spaced(bsds_truths(truth_dir), max_images)
-    predictions = export_edges(detector, truth_dir, truths, out / "predictions", images_dir, progress)
+    predictions = export_edges(detector, truth_dir, truths, out / "predictions", images_dir, progress, workers)
     counts = count_edges(predictions, truths, out / "counts", workers, progress)
     scores = score_edges(counts, thresholds())
     total = EdgeCounts.from_rows(sum((count.rows() for count in counts), np.zeros((4, THRESHOLD_COUNT), np.int64)))
@@ -150,8 +150,9 @@ def export_edges(
     out: Path,
     images_dir: str | Path | None = None,
     progress: Progress | None = None,
+    workers: int = 1,
 ) -> PredictionFolder:
-    """Write the edges of every image that has one of these truths, 16 bits a pixel.
+    """Write the edges of every image that has one of these truths, 16 bits a pixel, in `workers` processes.
 
     Raises DataError when a picture is missing or `out` holds predictions of another configuration.
     """
@@ -161,16 +162,29 @@ def export_edges(
             raise DataError(f"{truth}: its picture was not found; allowed: images_dir where {truth.stem}.jpg lies")
     config = {"model": detector.describe(), "data": str(truth_dir.resolve())}
     predictions = PredictionFolder.create(out, config, ".png")
-    for done, truth in enumerate(truths, start=1):
-        name = pictures[truth.stem].name
-        if not predictions.has(name):
-            edges = detector.detect(pictures[truth.stem])
-            buffer = io.BytesIO()
-            Image.fromarray(np.rint(edges * _FULL_SCALE).astype(np.uint16)).save(buffer, format="PNG")
-            write_bytes_atomically(predictions.image_path(name), buffer.getvalue())
+    work = _DetectWork(detector, predictions)
+    missing = [pictures[truth.stem] for truth in truths if not predictions.has(truth.name)]
+    done = len(truths) - len(missing)
+    if progress is not None and done:
+        progress("edges", done, len(truths))
+    for _ in work_in_processes(_detect, work, missing, workers):
+        done += 1
         if progress is not None:
             progress("edges", done, len(truths))
     return predictions
+
+
+@dataclass(frozen=True)
+class _DetectWork:
+    detector: EdgeDetector
+    predictions: PredictionFolder
+
+
+def _detect(work: _DetectWork, picture: Path) -> None:
+    edges = work.detector.detect(picture)
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(edges * _FULL_SCALE).astype(np.uint16)).save(buffer, format="PNG")
+    write_bytes_atomically(work.predictions.image_path(picture.name), buffer.getvalue())
 
 
 @dataclass(frozen=True)
@@ -193,7 +207,7 @@ def count_edges(
     """
     out.mkdir(parents=True, exist_ok=True)
     jobs = [_CountJob(predictions.image_path(truth.name), truth, out / f"{truth.stem}.json") for truth in truths]
-    for done, _ in enumerate(work_in_processes(_count, jobs, workers), start=1):
+    for done, _ in enumerate(work_in_processes(_count, thresholds(), jobs, workers), start=1):
         if progress is not None:
             progress("matching", done, len(jobs))
     return [EdgeCounts.from_rows(read_json(job.counts_path)["counts"]) for job in jobs]
@@ -211,7 +225,7 @@ def read_edges(path: str | Path) -> np.ndarray:
     return values.astype(np.float32) / _FULL_SCALE
 
 
-def _count(job: _CountJob) -> None:
+def _count(levels: np.ndarray, job: _CountJob) -> None:
     digest = _digest([job.edges_path, job.truth_path])
     if job.counts_path.exists():
         kept = read_json(job.counts_path)
@@ -221,7 +235,7 @@ def _count(job: _CountJob) -> None:
     boundaries = [annotation.boundary_hw for annotation in read_bsds_truth(job.truth_path)]
     if boundaries[0].shape != edges.shape:
         raise DataError(f"{job.edges_path}: is {edges.shape} (h, w); allowed: the truth's {boundaries[0].shape}")
-    counts = count_image(edges, boundaries, thresholds())
+    counts = count_image(edges, boundaries, levels)
     write_text_atomically(job.counts_path, json.dumps({"digest": digest, "counts": counts.rows().tolist()}))
 
 
