@@ -94,4 +94,8 @@ def print_table(
         if has_summary and not is_text and row is rows[-1]:
             table.add_section()
         table.add_row(*row)
-    Console().print(table)
+    width = None
+    if not is_text:
+        # A figure that is cut off is a wrong one: a table of numbers keeps its width, whatever the terminal's is.
+        width = max(Console().width, Console(width=10_000).measure(table).maximum)
+    Console(width=width).print(table)
