@@ -124,11 +124,23 @@ def found(x: int, category: int, score: float) -> dict[str, Any]:
     return {"segmentation": square(x), "category_id": category, "score": score}
 
 
+class Nowhere:
+    """No images: `Classes` is asked for its categories alone."""
+
+    keys: list[int] = []  # noqa: RUF012, never written to
+
+    def name(self, key: int) -> str:
+        raise KeyError(key)
+
+    def image(self, key: int) -> TrueImage:
+        raise KeyError(key)
+
+
 class Classes(TrueSet):
     """Two categories, one rare."""
 
     def __init__(self) -> None:
-        super().__init__(Path("x"), None, {1: Category("cup", "rare"), 2: Category("cat", "frequent")})
+        super().__init__(Path("x"), None, Nowhere(), {1: Category("cup", "rare"), 2: Category("cat", "frequent")})
 
 
 def test_lvis_by_hand() -> None:

@@ -109,5 +109,5 @@ def test_several_processes_write_the_same_files(random_tiny: Segmenter, both: li
         evaluate_proposals(proposer, open_truth(both[0]), out / "proposals", of_proposals, workers=workers)
     first = {path.relative_to(tmp_path / "1"): path.read_bytes() for path in (tmp_path / "1").rglob("*.json")}
     second = {path.relative_to(tmp_path / "2"): path.read_bytes() for path in (tmp_path / "2").rglob("*.json")}
-    assert len(first) == 3 + 4 + 1 + 2 + 3
+    assert len(first) == 4 + 2 + 1 + 3 + 1 + 1  # answers, configurations and results of both
     assert first == second

@@ -71,12 +71,11 @@ def plot_bars(
     own, others = iter(COLOURS * 4), iter(PAPER_COLOURS * 4)
     for index, (name, values) in enumerate(series.items()):
         places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
-        is_known = [value is not None and not math.isnan(value) for value in values]
-        heights = [value if known else 0.0 for value, known in zip(values, is_known, strict=True)]
+        heights = [0.0 if value is None or math.isnan(value) else value for value in values]
         colour = next(others if name in published else own)
         bars = axes.bar(places, heights, 0.92 * width, label=name, color=colour)
         size = 8 if len(groups) * len(series) <= 24 else 6
-        texts = [f"{height:.1f}" if known else "" for height, known in zip(heights, is_known, strict=True)]
+        texts = ["" if value is None or math.isnan(value) else f"{value:.1f}" for value in values]
         if errors is not None and name in errors:
             ends = [
                 [max(0.0, height - low), max(0.0, high - height)] if math.isfinite(low + high) else [math.nan] * 2

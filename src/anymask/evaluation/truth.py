@@ -154,9 +154,10 @@ class _CocoFile:
             raise DataError(f"{self.path}: image {key!r} has neither file_name nor coco_url") from error
 
     def image(self, key: Any) -> TrueImage:
-        entry, annotations, name = self._entries[key], self._annotations.get(key, []), self.name(key)
+        entry, annotations = self._entries[key], self._annotations.get(key, [])
         try:
             size_hw = rle_size_hw({"size": [entry.get("height"), entry.get("width")]})
+            name = self.name(key)
             objects = tuple(_coco_object(annotation, size_hw) for annotation in annotations)
             return TrueImage(
                 name,
