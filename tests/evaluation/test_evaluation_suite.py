@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ from typer.testing import CliRunner
 from anymask.cli.evaluate import app
 from anymask.data.sa1b import read_json, write_text_atomically
 from anymask.errors import DataError
+from anymask.evaluation import suite
 from anymask.evaluation.baseline import RegionBaseline
+from anymask.evaluation.edges.detector import EdgeSettings
+from anymask.evaluation.edges.experiment import ModelEdges
 from anymask.evaluation.point_scores import evaluate_points
 from anymask.evaluation.points import PointSettings
 from anymask.evaluation.proposals import GeneratorProposer, ProposalSettings, evaluate_proposals
@@ -22,7 +26,6 @@ from anymask.evaluation.suite import SuiteSettings, evaluate_suite
 from anymask.evaluation.truth import open_truth
 from anymask.geometry.boundaries import label_boundaries
 from anymask.model.segmenter import Segmenter
-from anymask.model.zoo import load_model
 from anymask.predictor import Predictor
 
 
@@ -56,14 +59,15 @@ def edges(scene: Scene, tmp_path: Path) -> Path:
     return truth_dir
 
 
-def test_one_page_of_everything(both: list[Path], edges: Path, tmp_path: Path) -> None:
+def test_one_page_of_everything(both: list[Path], edges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "ModelEdges", partial(ModelEdges, settings=EdgeSettings(points_per_side=2)))
     out, base = tmp_path / "out", tmp_path / "baseline"
     limits = ["--max-images", "1", "--max-objects", "2", "--points-per-side", "2"]
     options = ["--zero-shot", "classes/zeroshot", "--edges", str(edges), "--against", str(base), "-o", str(out)]
     evaluate_points(RegionBaseline(), both, base, PointSettings((1,), feedback=False, max_images=1, max_objects=2))
     result = CliRunner().invoke(app, ["all", *map(str, both), *limits, *options], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
-    for expected in ("mean of 1 zero-shot", "AP refined", "AR@1000", "points: 0."):
+    for expected in ("mean of 1 zero-shot", "AP refined", "AR@1000", "matching of edges: "):
         assert expected in result.stdout
     page = (out / "results.md").read_text()
     for expected in (
@@ -84,12 +88,6 @@ def test_one_page_of_everything(both: list[Path], edges: Path, tmp_path: Path) -
     assert set(written["instances"]) == set(written["proposals"]) == {"shapes/test", "classes/zeroshot"}
     assert {"points", "instances", "proposals", "edges", "matching of edges"} <= set(written["seconds"])
 
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("images/*")}
-    assert len(before) == 3 * 2 + 1
-    settings = SuiteSettings(("classes/zeroshot",), 20, 2, 1, 2, edges)
-    assert not evaluate_suite(Predictor(load_model()), both, out, settings).leads
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-
 
 def test_what_makes_no_sense_is_refused(random_tiny: Segmenter, both: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="zero_shot names shapes/train"):
@@ -100,14 +98,16 @@ def test_what_makes_no_sense_is_refused(random_tiny: Segmenter, both: list[Path]
 
 @pytest.mark.slow
 def test_several_processes_write_the_same_files(random_tiny: Segmenter, both: list[Path], tmp_path: Path) -> None:
-    judged, settings = Predictor(random_tiny), PointSettings(clicks=(1, 2), box_click=True)
-    of_proposals = ProposalSettings(points_per_side=2)
+    settings, of_proposals = PointSettings(clicks=(1, 2), feedback=False), ProposalSettings(points_per_side=2)
+    recall = []
     for workers in (1, 2):
         out = tmp_path / str(workers)
-        evaluate_points(judged, both, out / "points", settings, workers=workers)
+        evaluate_points(RegionBaseline(), both, out, settings, workers=workers)
         proposer = GeneratorProposer(random_tiny, of_proposals)
-        evaluate_proposals(proposer, open_truth(both[0]), out / "proposals", of_proposals, workers=workers)
-    first = {path.relative_to(tmp_path / "1"): path.read_bytes() for path in (tmp_path / "1").rglob("*.json")}
-    second = {path.relative_to(tmp_path / "2"): path.read_bytes() for path in (tmp_path / "2").rglob("*.json")}
-    assert len(first) == 4 + 2 + 1 + 3 + 1 + 1  # answers, configurations and results of both
-    assert first == second
+        proposals = evaluate_proposals(proposer, open_truth(both[0]), out / "p", of_proposals, workers=workers)
+        recall.append(proposals.recall["mask"]["all"])
+    points = [{path.name: path.read_bytes() for path in (tmp_path / of / "predictions").rglob("?.json")} for of in "12"]
+    assert set(points[0]) == {"a.json", "b.json", "c.json", "d.json"}
+    assert points[0] == points[1]
+    # A network's last bits depend on the number of threads.
+    assert recall[0] == pytest.approx(recall[1])
