@@ -16,7 +16,7 @@ pytest.importorskip("scipy")
 from anymask.embedding import encode_images
 from anymask.errors import AnymaskError, DataError
 from anymask.evaluation.edges.canny import CannyDetector
-from anymask.evaluation.edges.detector import EdgeSettings, detect_edges, distinct_logits, edge_strength
+from anymask.evaluation.edges.detector import EdgeSettings, detect_edges, distinct_logits, edge_strength, thin_edges
 from anymask.evaluation.edges.experiment import evaluate_edges, read_edges
 from anymask.evaluation.processes import kept_processes, work_in_processes
 from anymask.geometry.boundaries import label_boundaries
@@ -144,7 +144,20 @@ def test_the_strength_is_the_slope_of_the_probability_beside_the_mask(
     assert not edge_strength(np.full((1, *cells_hw), -20, dtype=np.float32), embedding).any()
 
 
-@pytest.mark.parametrize("wrong", [{"points_per_side": 0}, {"box_nms_thresh": 2}, {"smoothing": -1}, {"thinning": 0}])
+def test_the_scale_is_the_same_for_all_images_or_each_ones_own() -> None:
+    strength = np.zeros((20, 20), dtype=np.float32)
+    strength[:, 5], strength[:, 15] = 1, 3
+    raw = {"smoothing": 0.0, "thinning": 1.0}
+    shared = thin_edges(strength, EdgeSettings(**raw, full_strength=2.0))
+    assert (shared[10, 5], shared[10, 15]) == (0.5, 1)
+    own = thin_edges(strength, EdgeSettings(**raw, full_strength=None))
+    assert (own[10, 5], own[10, 15]) == (pytest.approx(1 / 3), 1)
+    assert not thin_edges(0 * strength, EdgeSettings(full_strength=None)).any()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"points_per_side": 0}, {"box_nms_thresh": 2}, {"smoothing": -1}, {"thinning": 0}, {"full_strength": 0}]
+)
 def test_settings_that_make_no_sense_are_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(AnymaskError, match=next(iter(wrong))):
         EdgeSettings(**wrong)  # type: ignore[arg-type]
