@@ -71,9 +71,9 @@ def work_in_processes(
 
 
 def _start(workers: int) -> ProcessPoolExecutor:
-    from anymask.generator.workers import available_cores
+    import torch  # not needed where nothing is started
 
-    threads = max(1, available_cores() // workers)
+    threads = max(1, torch.get_num_threads() // workers)  # this process's threads, shared out
     return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=(threads,))
 
 
