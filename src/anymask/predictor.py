@@ -14,10 +14,12 @@ from anymask.embedding import ImageEmbedding, encode_images
 from anymask.errors import PromptError
 from anymask.geometry.resize import mask_to_model
 from anymask.model.image_encoder import ImageFeatures
+from anymask.model.mask_decoder import NUM_MASK_OUTPUTS
 from anymask.model.segmenter import PromptBatch, Segmenter
 from anymask.prompts import CheckedPrompt, PointLabel, Prompt, check_prompt
 from anymask.records import Masks
 
+ALL_OUTPUTS = range(NUM_MASK_OUTPUTS)
 # How sure a rough full-size mask is taken to be, as a logit (assumed: about what the decoder itself answers).
 ROUGH_MASK_LOGIT = 8.0
 # What stands outside `valid_mask` in the returned logits, so that an answer fed back stays inside (assumed).
@@ -86,9 +88,16 @@ class Predictor:
 
     def _answer(self, prompts: list[CheckedPrompt], logits_hw: tuple[int, int]) -> list[Masks]:
         assert self._features is not None
-        logits, ious = self.model.decode(self._features, self._to_tensors(prompts, logits_hw))
+        kinds = {_outputs(prompt) for prompt in prompts}
+        drawn = next(iter(kinds)) if len(kinds) == 1 else ALL_OUTPUTS
+        logits, ious = self.model.decode(
+            self._features, self._to_tensors(prompts, logits_hw), outputs=slice(drawn.start, drawn.stop)
+        )
         all_logits, all_ious = logits.float().cpu().numpy(), ious.float().cpu().numpy()
-        return [self._choose(all_logits[row], all_ious[row], prompt, logits_hw) for row, prompt in enumerate(prompts)]
+        return [
+            self._choose(all_logits[row], all_ious[row], prompt, logits_hw, drawn.start)
+            for row, prompt in enumerate(prompts)
+        ]
 
     def _to_tensors(self, prompts: list[CheckedPrompt], logits_hw: tuple[int, int]) -> PromptBatch:
         """Checked prompts as one padded batch in model pixels on the model's device."""
@@ -121,15 +130,27 @@ class Predictor:
         share = mask_to_model(prompt.mask_hw, self.embedding.frame, logits_hw)
         return (2 * share - 1) * ROUGH_MASK_LOGIT
 
-    def _choose(self, logits: np.ndarray, ious: np.ndarray, prompt: CheckedPrompt, logits_hw: tuple[int, int]) -> Masks:
-        """The outputs that the prompt asks for, best first."""
+    def _choose(
+        self,
+        logits: np.ndarray,
+        ious: np.ndarray,
+        prompt: CheckedPrompt,
+        logits_hw: tuple[int, int],
+        first: int,
+    ) -> Masks:
+        """The outputs that the prompt asks for, best first; the logits are of output `first` and those after it."""
         assert self.embedding is not None
-        outputs = np.arange(1, len(ious)) if prompt.is_multimask else np.arange(1)
+        outputs = np.array(_outputs(prompt))
         order = outputs[np.argsort(-ious[outputs], kind="stable")]
-        chosen = logits[order]
+        chosen = logits[order - first]
         if prompt.valid_hw is not None:
             share = mask_to_model(prompt.valid_hw, self.embedding.frame, logits_hw)
             # One cell wider, for a valid pixel's logit is interpolated from the neighbouring cells too.
             is_near = cv2.dilate(share, np.ones((3, 3), np.uint8)) > 0
             chosen = np.where(is_near, chosen, np.float32(INVALID_LOGIT))
         return Masks(chosen, ious[order], order, self.embedding.frame, prompt.valid_hw, self.embedding.image_hwc)
+
+
+def _outputs(prompt: CheckedPrompt) -> range:
+    """The decoder outputs that answer a prompt: the ambiguous ones, or the single one."""
+    return range(1, NUM_MASK_OUTPUTS) if prompt.is_multimask else range(1)

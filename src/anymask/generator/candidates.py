@@ -149,10 +149,10 @@ def _batch_candidates(
     clicks = torch.from_numpy(frame.points_to_model(points_xy - np.array(crop.box_xyxy[:2]))).to(model.device)
     labels = torch.tensor([[PointLabel.FOREGROUND, PointLabel.NOT_A_POINT]], device=model.device)
     prompts = PromptBatch(torch.stack([clicks, torch.zeros_like(clicks)], dim=1), labels.expand(len(clicks), 2))
-    logits, ious = model.decode(features, prompts, scene.pred_iou_thresh)
     # Outputs 1 to 3 are the ambiguous ones, which a lone point asks for.
+    logits, ious = model.decode(features, prompts, scene.pred_iou_thresh, slice(1, None))
     is_promising = ious[:, 1:].float() >= scene.pred_iou_thresh
-    chosen = logits[:, 1:][is_promising[is_promising.any(dim=1)]].float().cpu().numpy()
+    chosen = logits[is_promising[is_promising.any(dim=1)]].float().cpu().numpy()
     scores = ious[:, 1:][is_promising].float().tolist()
     rows = is_promising.nonzero()[:, 0].tolist()
     candidates = []

@@ -25,8 +25,11 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Channels go last for the fused kernel; on a channels-last tensor both permutes are free.
-        normalised = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
-        return normalised.permute(0, 3, 1, 2)
+        return self.of_cells(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def of_cells(self, cells: Tensor) -> Tensor:
+        """The same for positions in any order, (..., C)."""
+        return F.layer_norm(cells, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 def is_plain_inference(x: Tensor) -> bool:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from anymask.model.image_encoder import ImageFeatures
 from anymask.model.layers import MLP, LayerNorm2d, is_plain_inference
-from anymask.model.nested import nest, nested_weight, unnest
+from anymask.model.nested import by_line, line_weight
 from anymask.model.prompt_encoder import DensePrompt
-from anymask.model.transformer import TwoWayTransformer
+from anymask.model.transformer import KnownImage, TwoWayTransformer
 
 NUM_MASK_OUTPUTS = 4  # paper A: one for unambiguous prompts, three for whole, part and subpart
 # Numbers at stride 4 that are drawn at once on a CPU: what fits its cache, and what its memory allocator keeps
@@ -27,13 +27,16 @@ NUMBERS_AT_ONCE = 1 << 18
 
 @dataclass(frozen=True)
 class PreparedFeatures(ImageFeatures):
-    """Image features with what is drawn from them alone, once per image: the skip maps nested, with their biases.
+    """Image features with what is made of them alone, once per image.
 
-    `at_stride8` (I, P, 4 C8) and `at_stride4` (I, 4 P, 4 C4), or (1, 1, ...) where there are no skip maps.
+    The skip maps by line, with their biases: `at_stride8` (I, 2, P, 2 C8) and `at_stride4` (I, 4, 2 P, 2 C4), or
+    (1, ..., 1, K) where there are no skip maps. `without_mask`: what the transformer's first layer makes of one
+    image where prompts add nothing of their own to it.
     """
 
     at_stride8: Tensor = field(kw_only=True)
     at_stride4: Tensor = field(kw_only=True)
+    without_mask: KnownImage | None = field(kw_only=True, default=None)
 
 
 class MaskDecoder(nn.Module):
@@ -71,8 +74,9 @@ class MaskDecoder(nn.Module):
         token_mask: Tensor | None = None,
         image_index: Tensor | None = None,
         iou_thresh: float | None = None,
+        outputs: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
-        """All M masks of B prompts.
+        """All M masks of B prompts, or those of some `outputs`.
 
         features of I images; image_pe (C, h, w); prompt_tokens (B, N, C); token_mask (B, N), False at padding;
         image_index (B,) says which image each prompt belongs to (None: one image for all, or one each).
@@ -88,11 +92,14 @@ class MaskDecoder(nn.Module):
         if token_mask is not None:
             token_mask = torch.cat([token_mask.new_ones(batch, own.shape[0]), token_mask], dim=1)
 
-        image = _of_prompts(features.embedding, image_index) + dense_prompt.coarse
-        size_hw = image.shape[-2:]
-        tokens, positions = self.transformer(
-            image.flatten(2).transpose(1, 2), image_pe.flatten(1).T[None], tokens, token_mask
-        )
+        size_hw = (features.embedding.shape[-2], features.embedding.shape[-1])
+        flat_pe = image_pe.flatten(1).T[None]
+        known = features.without_mask if isinstance(features, PreparedFeatures) and dense_prompt.is_empty else None
+        if known is None:
+            image = _of_prompts(features.embedding, image_index) + dense_prompt.coarse
+            tokens, positions = self.transformer(image.flatten(2).transpose(1, 2), flat_pe, tokens, token_mask)
+        else:
+            tokens, positions = self.transformer(known.image, flat_pe, tokens, token_mask, known)
 
         ious = self.iou_prediction_head(tokens[:, 0])
         if iou_thresh is not None:
@@ -100,21 +107,33 @@ class MaskDecoder(nn.Module):
             tokens, positions, dense_prompt = tokens[promising], positions[promising], dense_prompt.of_rows(promising)
             if features.embedding.shape[0] > 1:
                 image_index = promising if image_index is None else image_index[promising]
-        heads = torch.stack(
-            [mlp(tokens[:, 1 + index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
-        )
-        return self._masks(positions, (size_hw[0], size_hw[1]), features, image_index, dense_prompt, heads), ious
+        drawn = range(len(self.output_hypernetworks_mlps))[outputs]
+        heads = torch.stack([self.output_hypernetworks_mlps[index](tokens[:, 1 + index]) for index in drawn], dim=1)
+        return self._masks(positions, size_hw, features, image_index, dense_prompt, heads), ious
 
-    def prepare(self, features: ImageFeatures) -> PreparedFeatures:
-        """Features that answer more quickly, for many prompts of the same images."""
+    def prepare(
+        self, features: ImageFeatures, image_pe: Tensor | None = None, dense_prompt: DensePrompt | None = None
+    ) -> PreparedFeatures:
+        """Features that answer more quickly, for many prompts of the same images.
+
+        With the image_pe (C, h, w) and the empty `dense_prompt` that all prompts without a mask share, the first layer
+        is prepared too, for features of one image.
+        """
         if isinstance(features, PreparedFeatures):
             return features
         to_s8, _, _, to_s4, _ = self._upscaling_parts()
-        at_stride8, at_stride4 = to_s8.bias.repeat(4)[None, None], to_s4.bias.repeat(4)[None, None]
+        at_stride8 = to_s8.bias.repeat(2).expand(1, 2, 1, -1)
+        at_stride4 = to_s4.bias.repeat(2).expand(1, 4, 1, -1)
         if self.has_skips:
-            at_stride8 = at_stride8 + nest(features.skips[0], 1)
-            at_stride4 = at_stride4 + nest(features.skips[1], 2).unflatten(2, (4, -1)).flatten(1, 2)
-        return PreparedFeatures(features.embedding, features.skips, at_stride8=at_stride8, at_stride4=at_stride4)
+            skip8, skip4 = features.skips
+            at_stride8, at_stride4 = at_stride8 + by_line(skip8, 2), at_stride4 + by_line(skip4, 4)
+        known = None
+        if image_pe is not None and dense_prompt is not None and features.embedding.shape[0] == 1:
+            image = (features.embedding + dense_prompt.coarse).flatten(2).transpose(1, 2).contiguous()
+            known = self.transformer.know(image, image_pe.flatten(1).T[None])
+        return PreparedFeatures(
+            features.embedding, features.skips, at_stride8=at_stride8, at_stride4=at_stride4, without_mask=known
+        )
 
     def _upscaling_parts(self) -> tuple[Any, ...]:
         """Convolution to stride 8, norm, activation, convolution to stride 4, activation."""
@@ -129,8 +148,36 @@ class MaskDecoder(nn.Module):
         dense_prompt: DensePrompt,
         heads: Tensor,
     ) -> Tensor:
-        """Mask logits (B, M, 4h, 4w) of positions (B, P, C) and heads (B, M, C4)."""
-        return unnest(self._draw(positions, self.prepare(features), image_index, dense_prompt, heads), size_hw, 2)
+        """Mask logits (B, M, 4h, 4w) of positions (B, P, C) and heads (B, M, C4).
+
+        The same numbers as by `straightforward`, but faster, in training too ("measured": 0.9 of a step's time). A
+        transposed convolution of 2x2 at stride 2 is a matrix product that gives four finer cells for one; here two, on
+        one finer line. So everything up to the masks is matrix products and work on single cells, and masks come line
+        by line. On a CPU and without gradients a prompt's rows are drawn a few at a time.
+        """
+        features = self.prepare(features)
+        at_stride8, at_stride4 = (_of_prompts(part, image_index) for part in (features.at_stride8, features.at_stride4))
+        height, width = size_hw
+        maps = None if dense_prompt.maps is None else dense_prompt.maps.unflatten(2, (height, 4))
+        if not is_plain_inference(positions):
+            return self._draw(positions, at_stride8, at_stride4, maps, width, dense_prompt, heads)
+        rows = max(1, NUMBERS_AT_ONCE // (4 * width * heads.shape[-1]))
+        drawn = []
+        for prompt in range(len(positions)):
+            strips = [
+                self._draw(
+                    positions[prompt : prompt + 1, top * width : (top + rows) * width],
+                    _part(at_stride8, prompt, top * width, rows * width),
+                    _part(at_stride4, prompt, 2 * top * width, 2 * rows * width),
+                    None if maps is None else maps[prompt : prompt + 1, :, top : top + rows],
+                    width,
+                    dense_prompt,
+                    heads[prompt : prompt + 1],
+                )
+                for top in range(0, height, rows)
+            ]
+            drawn.append(torch.cat(strips, dim=2) if len(strips) > 1 else strips[0])
+        return torch.cat(drawn) if len(drawn) > 1 else drawn[0]
 
     def straightforward(
         self,
@@ -156,69 +203,37 @@ class MaskDecoder(nn.Module):
     def _draw(
         self,
         positions: Tensor,
-        features: PreparedFeatures,
-        image_index: Tensor | None,
-        dense_prompt: DensePrompt,
-        heads: Tensor,
-    ) -> Tensor:
-        """Mask logits (B, M, 16 P), nested, of positions (B, P, C) and heads (B, M, C4).
-
-        The same numbers as by `straightforward`, but faster, in training too ("measured": 0.9 of a step's time). A
-        transposed convolution of 2x2 at stride 2 is a matrix product that gives four finer cells for one. Left in that
-        order, everything up to the masks is matrix products and work on single cells, and the masks alone are put in
-        order. On a CPU and without gradients a prompt's cells are drawn a few at a time.
-        """
-        at_stride8, at_stride4 = (_of_prompts(part, image_index) for part in (features.at_stride8, features.at_stride4))
-        maps = dense_prompt.maps
-        if maps is not None:
-            maps = nest(maps, 2).unflatten(2, (16, -1)).flatten(1, 2)
-        batch, count, _ = positions.shape
-        if not is_plain_inference(positions):
-            return self._draw_cells(positions, at_stride8, at_stride4, maps, dense_prompt, heads)
-        step = -(-count // -(-16 * count * heads.shape[-1] // NUMBERS_AT_ONCE))
-        drawn = positions.new_empty(batch, heads.shape[1], 16 * count)
-        for row in range(batch):
-            for start in range(0, count, step):
-                cells = slice(start, start + step)
-                drawn[row, :, 16 * start : 16 * (start + step)] = self._draw_cells(
-                    positions[row : row + 1, cells],
-                    _part(at_stride8, row, start, step),
-                    _part(at_stride4, row, 4 * start, 4 * step),
-                    None if maps is None else _part(maps, row, 16 * start, 16 * step),
-                    dense_prompt,
-                    heads[row : row + 1],
-                )[0]
-        return drawn
-
-    def _draw_cells(
-        self,
-        positions: Tensor,
         at_stride8: Tensor,
         at_stride4: Tensor,
         maps: Tensor | None,
+        width: int,
         dense_prompt: DensePrompt,
         heads: Tensor,
     ) -> Tensor:
-        """Positions (B, S, C) to logits (B, M, 16 S), nested.
+        """Positions (B, S, C) of whole grid rows to logits (B, M, 4 * rows, 4 * width).
 
-        Added on the way, for each prompt and cell or the same for all: `at_stride8` (B or 1, S or 1, 4 C8),
-        `at_stride4` (B or 1, 4 S or 1, 4 C4) and the prompt's maps (B, 16 S, K).
+        Added on the way, for each prompt and cell or the same for all: `at_stride8` (B or 1, 2, S or 1, 2 C8),
+        `at_stride4` (B or 1, 4, 2 S or 1, 2 C4) and the prompt's maps (B, K, rows, 4, 4 * width).
         """
         to_s8, norm, act1, to_s4, act2 = self._upscaling_parts()
-        cells = (positions @ nested_weight(to_s8.weight)).add_(at_stride8)
-        cells = cells.unflatten(2, (4, -1)).flatten(1, 2)
-        cells = act1(F.layer_norm(cells, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        cells = (cells @ nested_weight(to_s4.weight)).add_(at_stride4)
-        cells = cells.unflatten(2, (4, -1)).flatten(1, 2)
-        if maps is not None:
-            cells = cells.add_(dense_prompt.project(maps))
-        return heads @ act2(cells).transpose(1, 2)
+        lines = []
+        for line in range(4):
+            if line % 2 == 0:
+                cells = (positions @ line_weight(to_s8.weight, line // 2)).add_(at_stride8[:, line // 2])
+                cells = cells.unflatten(2, (2, -1)).flatten(1, 2)
+                cells = act1(norm.of_cells(cells))
+            finer = (cells @ line_weight(to_s4.weight, line % 2)).add_(at_stride4[:, line])
+            finer = finer.unflatten(2, (2, -1)).flatten(1, 2)
+            if maps is not None:
+                finer = finer.add_(dense_prompt.project(maps[:, :, :, line].flatten(2).transpose(1, 2)))
+            lines.append((heads @ act2(finer).transpose(1, 2)).unflatten(2, (-1, 4 * width)))
+        return torch.stack(lines, dim=3).flatten(2, 3)
 
 
-def _part(values: Tensor, row: int, start: int, step: int) -> Tensor:
-    """`step` positions of one prompt's (1, step, K), of values that may be the same for all prompts or positions."""
-    values = values[row : row + 1] if values.shape[0] > 1 else values
-    return values[:, start : start + step] if values.shape[1] > 1 else values
+def _part(values: Tensor, prompt: int, start: int, count: int) -> Tensor:
+    """`count` positions of one prompt's (1, L, count, K), of values that may be the same for all prompts or cells."""
+    values = values[prompt : prompt + 1] if values.shape[0] > 1 else values
+    return values[:, :, start : start + count] if values.shape[2] > 1 else values
 
 
 def _of_prompts(maps: Tensor, image_index: Tensor | None) -> Tensor:

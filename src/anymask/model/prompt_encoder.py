@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anymask.model.layers import LayerNorm2d, is_inference
+from anymask.model.layers import LayerNorm2d, is_inference, is_plain_inference
+from anymask.model.nested import nest, nested_weight
 from anymask.prompts import PointLabel
 
 
@@ -73,15 +74,16 @@ class ClickFeatures(nn.Module):
         """maps: (I, C_l, h_l, w_l) each; positions (B, N, 2) in [0, 1] of the maps; image_index (B,) -> (B, N, C)."""
         if is_inference(self) and maps[0].shape[0] == 1 and maps[0].dtype == positions_xy.dtype:
             # The places are the same in all maps, and from -1 to 1 over them, edge to edge.
+            places = (2 * positions_xy - 1)[None]
             sampled = [
-                F.grid_sample(feature_map, (2 * positions_xy - 1)[None], padding_mode="border", align_corners=False)[0]
+                F.grid_sample(feature_map, places, padding_mode="border", align_corners=False)[0].permute(1, 2, 0)
                 for feature_map in maps
             ]
-            sampled = [values.permute(1, 2, 0) for values in sampled]
         else:
             sampled = [_sample_bilinear(feature_map, positions_xy, image_index) for feature_map in maps]
-        projected = [projection(values) for projection, values in zip(self.projections, sampled, strict=True)]
-        return sum(projected[1:], projected[0])
+        # The projections' sum is one projection of all channels together.
+        weights, biases = zip(*((projection.weight, projection.bias) for projection in self.projections), strict=True)
+        return F.linear(torch.cat(sampled, dim=-1), torch.cat(weights, dim=1), sum(biases[1:], biases[0]))
 
 
 def _sample_bilinear(feature_map: Tensor, positions_xy: Tensor, image_index: Tensor) -> Tensor:
@@ -104,6 +106,7 @@ def _sample_bilinear(feature_map: Tensor, positions_xy: Tensor, image_index: Ten
 # Radii of a click in the prompt maps, in map cells: the place itself, and its neighbourhood ("assumed").
 CLICK_RADII = (1.5, 8.0)
 NUM_PROMPT_MAPS = 2 * len(CLICK_RADII) + 1
+DRAWN_KINDS = (PointLabel.FOREGROUND, PointLabel.BACKGROUND, PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT)
 
 
 def draw_prompt_maps(points_xy: Tensor, labels: Tensor, size_hw: tuple[int, int], stride: float) -> Tensor:
@@ -112,28 +115,22 @@ def draw_prompt_maps(points_xy: Tensor, labels: Tensor, size_hw: tuple[int, int]
     points_xy (B, N, 2) model pixels, labels (B, N). Returns (B, 5, H, W): foreground clicks small and wide, background
     clicks small and wide, box; values 0 to 1.
     """
-    places_xy = points_xy / stride
-    y, x = (torch.arange(size, device=points_xy.device) + 0.5 for size in size_hw)
+    height, width = size_hw
+    # Both axes on one line, columns and then rows: how far each of their cells lies from each point, (B, N, W + H).
+    cells = torch.cat([torch.arange(size, device=points_xy.device) for size in (width, height)]) + 0.5
+    x, y = (points_xy / stride).unsqueeze(-1).unbind(2)
+    distances = cells - torch.cat([x.expand(-1, -1, width), y.expand(-1, -1, height)], dim=-1)
+    kinds = labels.new_tensor(DRAWN_KINDS)
+    is_kind = (labels[:, None] == kinds[:, None]).to(points_xy.dtype)  # B, kinds, N
     # A round Gaussian is the product of one along x and one along y: a batched matrix product draws them all.
     radii = points_xy.new_tensor(CLICK_RADII)[:, None, None]
-    across, down = (
-        torch.exp(-0.5 * ((cells - places_xy[:, None, :, axis, None]) / radii) ** 2)
-        for axis, cells in enumerate((x, y))
-    )
-    kinds = labels.new_tensor([PointLabel.FOREGROUND, PointLabel.BACKGROUND])
-    is_kind = (labels[:, None] == kinds[:, None]).to(points_xy.dtype)
-    across = across[:, None] * is_kind[:, :, None, :, None]
+    across, down = torch.exp(-0.5 * (distances[:, None] / radii).square()).split([width, height], dim=-1)
+    across = across[:, None] * is_kind[:, :2, None, :, None]
     clicks = (down.transpose(2, 3)[:, None] @ across).clamp(max=1).flatten(1, 2)
-    is_first, is_last = (
-        (labels == kind)[..., None].to(points_xy.dtype)
-        for kind in (PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT)
-    )
-    first, last = ((places_xy * is_corner).sum(dim=1).unsqueeze(-1) for is_corner in (is_first, is_last))
-    columns, rows = (
-        (cells - first[:, axis] + 0.5).clamp(0, 1) * (last[:, axis] - cells + 0.5).clamp(0, 1)
-        for axis, cells in enumerate((x, y))
-    )
-    box = (rows * is_first.sum(dim=1))[:, :, None] * columns[:, None]
+    # How far past the first corner, and how far before the last one, a cell is covered by the box.
+    past, before = (is_kind[:, 2:] @ distances).unbind(1)
+    columns, rows = ((past + 0.5).clamp(0, 1) * (0.5 - before).clamp(0, 1)).split([width, height], dim=-1)
+    box = (rows * is_kind[:, 2].sum(dim=1, keepdim=True))[:, :, None] * columns[:, None]
     return torch.cat([clicks, box[:, None]], dim=1)
 
 
@@ -142,12 +139,14 @@ class DensePrompt:
     """What is added to the image.
 
     `coarse` (B or 1, C, h or 1, w or 1) goes to the image embedding. Where prompts are drawn, `maps` (B, K, 4h, 4w)
-    become `fine` (B, C4, 4h, 4w) by `projection` and go into the upscaling.
+    become `fine` (B, C4, 4h, 4w) by `projection` and go into the upscaling. `is_empty`: no prompt shows anything, all
+    share what stands for "no mask".
     """
 
     coarse: Tensor
     maps: Tensor | None = None
     projection: nn.Conv2d | None = None
+    is_empty: bool = False
 
     @property
     def fine(self) -> Tensor | None:
@@ -225,21 +224,37 @@ class PromptEncoder(nn.Module):
         """
         no_mask = self.no_mask_embed.weight[..., None, None]
         if prompt_maps is None and mask_logits is None:
-            return DensePrompt(no_mask)
+            return DensePrompt(no_mask, is_empty=True)
         has_all = mask_logits is not None and has_mask is None
         shown = None if mask_logits is None or has_mask is None else has_mask[:, None, None, None]
         if prompt_maps is None:
             assert mask_logits is not None
-            coarse = self.mask_downscaling(mask_logits)
+            coarse = self._downscale(mask_logits)
             return DensePrompt(coarse if shown is None else torch.where(shown, coarse, no_mask))
         if mask_logits is None:
             maps = F.pad(prompt_maps, (0, 0, 0, 0, 1, 0))
         else:
             maps = torch.cat([mask_logits if shown is None else mask_logits * shown, prompt_maps], dim=1)
-        coarse = self.mask_downscaling(maps)
+        coarse = self._downscale(maps)
         if not has_all:
             coarse = coarse + (no_mask if shown is None else no_mask * ~shown)
         return DensePrompt(coarse, maps, self.fine_projection)
+
+    def _downscale(self, maps: Tensor) -> Tensor:
+        """Maps (B, K, 4h, 4w) to (B, C, h, w), as `mask_downscaling` does it.
+
+        On a processor its convolutions, which look at every cell once, are matrix products over nested cells: so small
+        they are quicker, above all in one thread ("measured" with tiny: 0.7 instead of 2.9 ms).
+        """
+        if not is_plain_inference(maps):
+            return self.mask_downscaling(maps)
+        size_hw = (maps.shape[-2] // 4, maps.shape[-1] // 4)
+        to_s2, norm2, act2, to_s4, norm4, act4, widen = self.mask_downscaling
+        cells = nest(maps, 2).unflatten(2, (4, -1))
+        cells = act2(norm2.of_cells(F.linear(cells, nested_weight(to_s2.weight), to_s2.bias))).flatten(2)
+        cells = act4(norm4.of_cells(F.linear(cells, nested_weight(to_s4.weight), to_s4.bias)))
+        cells = F.linear(cells, widen.weight.flatten(1), widen.bias)
+        return cells.transpose(1, 2).unflatten(2, size_hw)
 
 
 def normalise_positions(points_xy: Tensor, input_size: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from anymask.geometry.resize import Frame, fit_frame, resize_image
 from anymask.model.image_encoder import ImageEncoder, ImageFeatures
-from anymask.model.layers import is_inference
+from anymask.model.layers import is_inference, is_plain_inference
 from anymask.model.mask_decoder import MaskDecoder
 from anymask.model.prompt_encoder import PromptEncoder, draw_prompt_maps, normalise_positions
 from anymask.prompts import PointLabel
@@ -126,23 +126,29 @@ class Segmenter(nn.Module):
 
     def prepare(self, features: ImageFeatures) -> ImageFeatures:
         """Features that `decode` answers more quickly from, worth it for more than one call; without gradients."""
-        return self.mask_decoder.prepare(features)
+        if self.prompt_encoder.has_prompt_maps:  # there every prompt adds its own to the image
+            return self.mask_decoder.prepare(features)
+        return self.mask_decoder.prepare(features, self._image_pe(features), self.prompt_encoder.encode_masks(None))
 
     def decode(
-        self, features: ImageFeatures, prompts: PromptBatch, iou_thresh: float | None = None
+        self,
+        features: ImageFeatures,
+        prompts: PromptBatch,
+        iou_thresh: float | None = None,
+        outputs: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
         """Mask logits (B, M, 4h, 4w) over the padded frame and predicted IoU (B, M); output 0 is the single one.
 
-        `iou_thresh`: logits of the promising prompts alone, see `MaskDecoder.forward`. On a CPU and without gradients
+        `iou_thresh`: logits of the promising prompts alone, see `MaskDecoder.forward`; `outputs`: of some outputs alone. On a CPU and without gradients
         the work goes in batches whose maps stay in its cache, however many prompts there are.
         """
         at_once = self._prompts_at_once(features)
         if len(prompts) <= at_once:
-            return self._decode(features, prompts, iou_thresh)
+            return self._decode(features, prompts, iou_thresh, outputs)
         if features.embedding.shape[0] > 1 and prompts.image_index is None:
             prompts = replace(prompts, image_index=torch.arange(len(prompts), device=self.device))
         parts = [
-            self._decode(features, prompts[start : start + at_once], iou_thresh)
+            self._decode(features, prompts[start : start + at_once], iou_thresh, outputs)
             for start in range(0, len(prompts), at_once)
         ]
         logits, ious = zip(*parts, strict=True)
@@ -153,7 +159,17 @@ class Segmenter(nn.Module):
             return sys.maxsize
         return max(1, NUMBERS_AT_ONCE // features.embedding[0].numel())
 
-    def _decode(self, features: ImageFeatures, prompts: PromptBatch, iou_thresh: float | None) -> tuple[Tensor, Tensor]:
+    def _image_pe(self, features: ImageFeatures) -> Tensor:
+        """The encodings of the embedding's cells, (C, h, w)."""
+        height, width = features.embedding.shape[-2:]
+        size = max(height, width)
+        return self.prompt_encoder.pe_layer.grid((height, width), (height / size, width / size)).to(
+            features.embedding.dtype
+        )
+
+    def _decode(
+        self, features: ImageFeatures, prompts: PromptBatch, iou_thresh: float | None, outputs: slice
+    ) -> tuple[Tensor, Tensor]:
         cells_hw = features.embedding.shape[-2:]
         input_hw = tuple(cells * self.image_encoder.stride for cells in cells_hw)
         input_size = max(input_hw)
@@ -169,18 +185,18 @@ class Segmenter(nn.Module):
             prompt_maps = draw_prompt_maps(prompts.points_xy, prompts.labels, map_hw, self.image_encoder.stride / 4)
             prompt_maps = prompt_maps.to(self.dtype)
         dense = self.prompt_encoder.encode_masks(mask_logits, prompts.has_mask, prompt_maps)
-        image_pe = self.prompt_encoder.pe_layer.grid(
-            (cells_hw[0], cells_hw[1]), (input_hw[0] / input_size, input_hw[1] / input_size)
-        )
-        token_mask = prompts.labels != PointLabel.PADDING
+        token_mask: Tensor | None = prompts.labels != PointLabel.PADDING
+        if is_plain_inference(positions) and token_mask.all():  # type: ignore[union-attr]
+            token_mask = None
         return self.mask_decoder(
             features,
-            image_pe.to(features.embedding.dtype),
+            self._image_pe(features),
             tokens.to(features.embedding.dtype),
             dense,
             token_mask,
             prompts.image_index,
             iou_thresh,
+            outputs,
         )
 
     def _click_features(self, features: ImageFeatures, prompts: PromptBatch, input_hw: tuple[int, ...]) -> Tensor:

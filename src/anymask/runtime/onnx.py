@@ -79,7 +79,11 @@ class OnnxSegmenter(Segmenter):
         return features
 
     def decode(
-        self, features: ImageFeatures, prompts: PromptBatch, iou_thresh: float | None = None
+        self,
+        features: ImageFeatures,
+        prompts: PromptBatch,
+        iou_thresh: float | None = None,
+        outputs: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
         """See `Segmenter.decode`. The graph takes one image: prompts of several are asked image by image."""
         images = self._image_feeds(features)
@@ -99,7 +103,7 @@ class OnnxSegmenter(Segmenter):
             logits, ious = (np.concatenate(parts)[order] for parts in zip(*answers, strict=True))
         if iou_thresh is not None:
             logits = logits[(ious[:, 1:] >= iou_thresh).any(axis=1)]
-        return torch.from_numpy(logits), torch.from_numpy(ious)
+        return torch.from_numpy(logits[:, outputs]), torch.from_numpy(ious)
 
     def _image_feeds(self, features: ImageFeatures) -> list[dict[str, np.ndarray]]:
         """Each image's maps by input name. The last ones are kept: a session of clicks asks for the same again."""
