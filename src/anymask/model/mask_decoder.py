@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.model.image_encoder import ImageFeatures
@@ -128,7 +127,8 @@ class MaskDecoder(nn.Module):
             skip8, skip4 = features.skips
             at_stride8, at_stride4 = at_stride8 + by_line(skip8, 2), at_stride4 + by_line(skip4, 4)
         known = None
-        if image_pe is not None and dense_prompt is not None and features.embedding.shape[0] == 1:
+        can_know = isinstance(self.transformer, TwoWayTransformer) and features.embedding.shape[0] == 1
+        if can_know and image_pe is not None and dense_prompt is not None:
             image = (features.embedding + dense_prompt.coarse).flatten(2).transpose(1, 2).contiguous()
             known = self.transformer.know(image, image_pe.flatten(1).T[None])
         return PreparedFeatures(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -249,7 +250,8 @@ class PromptEncoder(nn.Module):
         if not is_plain_inference(maps):
             return self.mask_downscaling(maps)
         size_hw = (maps.shape[-2] // 4, maps.shape[-1] // 4)
-        to_s2, norm2, act2, to_s4, norm4, act4, widen = self.mask_downscaling
+        layers: tuple[Any, ...] = tuple(self.mask_downscaling)
+        to_s2, norm2, act2, to_s4, norm4, act4, widen = layers
         cells = nest(maps, 2).unflatten(2, (4, -1))
         cells = act2(norm2.of_cells(F.linear(cells, nested_weight(to_s2.weight), to_s2.bias))).flatten(2)
         cells = act4(norm4.of_cells(F.linear(cells, nested_weight(to_s4.weight), to_s4.bias)))

@@ -139,8 +139,9 @@ class Segmenter(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Mask logits (B, M, 4h, 4w) over the padded frame and predicted IoU (B, M); output 0 is the single one.
 
-        `iou_thresh`: logits of the promising prompts alone, see `MaskDecoder.forward`; `outputs`: of some outputs alone. On a CPU and without gradients
-        the work goes in batches whose maps stay in its cache, however many prompts there are.
+        `iou_thresh`: logits of the promising prompts alone, see `MaskDecoder.forward`; `outputs`: of some outputs
+        alone. On a CPU and without gradients the work goes in batches whose maps stay in its cache, however many
+        prompts there are.
         """
         at_once = self._prompts_at_once(features)
         if len(prompts) <= at_once:

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 # Float32 keeps seven digits, so that smaller weights add nothing to a sum ("assumed": far below what counts).
 SMALLEST_SHARE = 1e-30
 
@@ -250,7 +249,7 @@ class TwoWayTransformer(nn.Module):
 
     def know(self, image: Tensor, image_pe: Tensor) -> KnownImage:
         """What `forward` answers more quickly from, for many prompts that add nothing to this image (1, P, C)."""
-        return self.layers[0].know(image, image_pe)  # type: ignore[operator, no-any-return]
+        return self.layers[0].know(image, image_pe)  # type: ignore[operator]
 
     def forward(
         self,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from anymask.compat.segment_anything.modeling.common import MLPBlock
 from anymask.model import transformer as ours
-from anymask.model.transformer import Attention
+from anymask.model.transformer import Attention, KnownImage
 
 __all__ = ["Attention", "TwoWayTransformer"]
 
@@ -33,7 +33,12 @@ class TwoWayTransformer(ours.TwoWayTransformer):
                 layer.mlp = MLPBlock(embedding_dim, mlp_dim, activation)
 
     def forward(
-        self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor, token_mask: Tensor | None = None
+        self,
+        image_embedding: Tensor,
+        image_pe: Tensor,
+        point_embedding: Tensor,
+        token_mask: Tensor | None = None,
+        known: KnownImage | None = None,
     ) -> tuple[Tensor, Tensor]:
         """image_embedding and image_pe (B, C, h, w) or (B, h * w, C), point_embedding (B, N, C) -> tokens, image.
 
@@ -41,7 +46,7 @@ class TwoWayTransformer(ours.TwoWayTransformer):
         positions what our own decoder does.
         """
         image, image_pe = _positions(image_embedding), _positions(image_pe)
-        return super().forward(image, image_pe, point_embedding, token_mask)
+        return super().forward(image, image_pe, point_embedding, token_mask, known)
 
 
 def _positions(maps: Tensor) -> Tensor:
