@@ -11,7 +11,7 @@ SETTINGS = {
 }
 
 
-def draw_blobs(features, prompts, iou_thresh=None):
+def draw_blobs(features, prompts, iou_thresh=None, outputs=slice(None)):
     """Instead of `Segmenter.decode`: logits (B, 4, 4h, 4w), predicted IoU (B, 4); a function of click and image."""
     height, width = (4 * cells for cells in features.embedding.shape[-2:])
     x, y = (prompts.points_xy[:, 0, axis, None, None, None].double() / 4 for axis in (0, 1))
@@ -25,4 +25,4 @@ def draw_blobs(features, prompts, iou_thresh=None):
     ious = (0.5 + 0.5 * torch.sin(1000 * luck))[..., 0, 0].float()
     if iou_thresh is not None:
         logits = logits[(ious[:, 1:] >= iou_thresh).any(dim=1)]
-    return logits, ious
+    return logits[:, outputs], ious

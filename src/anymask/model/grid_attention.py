@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # A part of the bias that is still in the processor's cache when it is read. The fused kernel is quicker where it sees
-# 768 queries or more at once, 12.6 MB for ViT ("measured": a global layer takes a seventh less time with 16 MB than with
-# 4 MB on an Intel processor with a cache of 36 MB; 2 to 8 MB are equally good on an AMD one).
+# 768 queries or more at once, 12.6 MB for ViT ("measured" on an Intel processor with a cache of 36 MB: 16 MB take a
+# seventh less time than 4 MB; on an AMD one 2 to 8 MB are equally good).
 BIAS_BYTES = 1 << 24
 
 

@@ -55,12 +55,12 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer(x)`, by the quicker of two libraries.
 
     PyTorch gives float32 linear layers to MKL. As a 1x1 convolution over channels-last positions one goes to oneDNN
-    instead: 97% instead of 80% of what an AMD processor can do ("measured", Zen 4). On Intel's MKL is the quicker one, by
-    a tenth ("measured", Cascade Lake).
+    instead: 97% instead of 80% of what an AMD processor can do ("measured", Zen 4). On Intel's MKL is the quicker one,
+    by a tenth ("measured", Cascade Lake).
     """
-    if type(layer) is not nn.Linear or x.dtype != torch.float32 or not x.numel() or has_intel_processor():
+    if type(layer) is not nn.Linear or x.dtype != torch.float32 or not x.numel() or not is_plain_inference(x):
         return layer(x)
-    if not is_plain_inference(x) or not torch.backends.mkldnn.is_available():
+    if has_intel_processor() or not torch.backends.mkldnn.is_available():
         return layer(x)
     positions = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     out = F.conv2d(positions, layer.weight[:, :, None, None], layer.bias)

@@ -159,7 +159,7 @@ class MaskDecoder(nn.Module):
         at_stride8, at_stride4 = (_of_prompts(part, image_index) for part in (features.at_stride8, features.at_stride4))
         height, width = size_hw
         maps = None if dense_prompt.maps is None else dense_prompt.maps.unflatten(2, (height, 4))
-        if not is_plain_inference(positions):
+        if not len(positions) or not is_plain_inference(positions):
             return self._draw(positions, at_stride8, at_stride4, maps, width, dense_prompt, heads)
         rows = max(1, NUMBERS_AT_ONCE // (4 * width * heads.shape[-1]))
         drawn = []
