@@ -24,10 +24,13 @@ def main(
     names: Annotated[list[str] | None, typer.Argument(metavar="[PAIR]...", help=", ".join(MODULES))] = None,
     quick: Annotated[bool, typer.Option(help="Few rounds: seconds instead of minutes.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every contestant.")] = os.cpu_count() or 1,
+    cpu_time: Annotated[
+        bool, typer.Option(help="CPU time instead of the wall clock: for a machine that others use, with --threads 1.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
 ) -> None:
     """Measure the named pairs, or all that are here."""
-    console = Console()
+    console = Console(width=report.WIDTH)
     for name in names or []:
         if name not in MODULES:
             raise typer.BadParameter(f"{name!r} is no pair; allowed are {', '.join(MODULES)}")
@@ -42,7 +45,15 @@ def main(
                     continue
                 rounds = pair.quick_rounds if quick else pair.rounds
                 say = f"{name} · "
-                results = run_pair(python, name, pair, rounds, threads, lambda what, say=say: status.update(say + what))
+                results = run_pair(
+                    python,
+                    name,
+                    pair,
+                    rounds,
+                    threads,
+                    lambda what, say=say: status.update(say + what),
+                    "cpu" if cpu_time else "wall",
+                )
                 report.print_table(console, pair, results)
                 pairs[name] = report.as_json(pair, results)
         except (ContestantError, subprocess.CalledProcessError) as error:

@@ -34,7 +34,7 @@ def ours() -> Task:
 
     @torch.inference_mode()
     def run() -> torch.Tensor:
-        return model.decode(features, batch)[0][:, 1:]
+        return model.decode(model.prepare(features), batch, outputs=slice(1, None))[0]
 
     return Task(run, lambda: run().numpy(), COUNT)
 

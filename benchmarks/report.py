@@ -17,6 +17,8 @@ from rich.table import Table
 from pairs import Pair
 from turns import Result
 
+# Of the tables, wherever they are printed: in a pipe the usual 80 columns would cut the figures.
+WIDTH = 140
 PACKAGES = ("anymask", "torch", "segment-anything", "transformers", "onnxruntime")
 
 

@@ -19,7 +19,7 @@ def encode() -> Task:
 
 
 def decode() -> Task:
-    """The network's part of a click: prompt encoder and mask decoder."""
+    """The network's part of a click on an image that is prepared: prompt encoder and mask decoder, all outputs."""
     import torch
 
     import anymask
@@ -28,7 +28,8 @@ def decode() -> Task:
     from anymask.prompts import PointLabel
 
     model = anymask.load_model("tiny", device="cpu")
-    features = anymask.encode(model, networks.photograph()).features
+    with torch.inference_mode():
+        features = model.prepare(anymask.encode(model, networks.photograph()).features)
     points = torch.tensor([[[256.0, 170.0], [0.0, 0.0]]])
     batch = PromptBatch(points, torch.tensor([[1, int(PointLabel.NOT_A_POINT)]]))
 

@@ -47,9 +47,9 @@ class Result:
 class Contestant:
     """A worker process that waits for its turn."""
 
-    def __init__(self, python: Path, pair_name: str, name: str, threads: int, answer_file: Path) -> None:
+    def __init__(self, python: Path, pair_name: str, name: str, threads: int, answer_file: Path, clock: str) -> None:
         self.name, self.answer_file = name, answer_file
-        command = [str(python), str(FOLDER / "worker.py"), pair_name, name, str(threads), str(answer_file)]
+        command = [str(python), str(FOLDER / "worker.py"), pair_name, name, str(threads), str(answer_file), clock]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -81,15 +81,21 @@ class Contestant:
 
 
 def run_pair(
-    python: Path, name: str, pair: Pair, rounds: int, threads: int, progress: Callable[[str], None]
+    python: Path,
+    name: str,
+    pair: Pair,
+    rounds: int,
+    threads: int,
+    progress: Callable[[str], None],
+    clock: str = "wall",
 ) -> list[Result]:
-    """All contestants' figures, in the pair's order. Raises `ContestantError`."""
+    """All contestants' figures, in the pair's order; `clock`: see worker.py. Raises `ContestantError`."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         contestants = []
         for index, contestant in enumerate(pair.contestants):
             progress(f"{contestant}: loading")
-            worker = Contestant(python, name, contestant, threads, folder / f"{index}.npy")
+            worker = Contestant(python, name, contestant, threads, folder / f"{index}.npy", clock)
             contestants.append(stack.enter_context(worker))
         replies: dict[str, list[dict[str, Any]]] = {contestant.name: [] for contestant in contestants}
         for index in range(rounds + 1):

@@ -216,6 +216,9 @@ class MaskDecoder(nn.Module):
         `at_stride4` (B or 1, 4, 2 S or 1, 2 C4) and the prompt's maps (B, K, rows, 4, 4 * width).
         """
         to_s8, norm, act1, to_s4, act2 = self._upscaling_parts()
+        shown = None
+        if maps is not None:
+            shown = dense_prompt.project(maps.permute(0, 3, 2, 4, 1).flatten(2, 3)).unbind(1)
         lines = []
         for line in range(4):
             if line % 2 == 0:
@@ -224,8 +227,8 @@ class MaskDecoder(nn.Module):
                 cells = act1(norm.of_cells(cells))
             finer = (cells @ line_weight(to_s4.weight, line % 2)).add_(at_stride4[:, line])
             finer = finer.unflatten(2, (2, -1)).flatten(1, 2)
-            if maps is not None:
-                finer = finer.add_(dense_prompt.project(maps[:, :, :, line].flatten(2).transpose(1, 2)))
+            if shown is not None:
+                finer = finer.add_(shown[line])
             lines.append((heads @ act2(finer).transpose(1, 2)).unflatten(2, (-1, 4 * width)))
         return torch.stack(lines, dim=3).flatten(2, 3)
 
