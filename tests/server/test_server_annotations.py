@@ -13,6 +13,8 @@ from fastapi.testclient import TestClient
 
 from anymask.geometry.rle import decode_rle
 
+pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
 
 def create(client: TestClient, image_id: int = 1, **fields: Any) -> dict[str, Any]:
     answer = client.post(f"/api/images/{image_id}/annotations", json=new_annotation(**fields))

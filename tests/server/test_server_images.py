@@ -21,6 +21,8 @@ from anymask.server import Rules
 
 App = Callable[..., FastAPI]
 
+on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
 
 def next_id(client: TestClient, who: str, after: int | None = None) -> int | None:
     answer = client.post("/api/queue/next", json={"after": after}, headers={"X-Annotator": who})
@@ -29,6 +31,7 @@ def next_id(client: TestClient, who: str, after: int | None = None) -> int | Non
     return None if image is None else image["id"]
 
 
+@on_both
 def test_annotators_are_given_different_images(client: TestClient) -> None:
     assert [next_id(client, who) for who in ("anna", "bert", "cleo")] == [1, 2, 3]
     assert next_id(client, "dora") is None
@@ -40,6 +43,7 @@ def test_annotators_are_given_different_images(client: TestClient) -> None:
     assert states == ["done", "open", "open"]
 
 
+@on_both
 def test_a_lease_runs_out(make_app: App, folder: Path) -> None:
     app = make_app(folder, rules=Rules(lease_seconds=0.05))
     client = TestClient(app)
@@ -59,6 +63,7 @@ def test_a_lease_runs_out(make_app: App, folder: Path) -> None:
     assert client.get("/api/images/1").json()["lease"]["holder"] == "anna", "nobody gives back another's lease"
 
 
+@on_both
 def test_done_can_be_repeated_and_undone(client: TestClient) -> None:
     for _ in range(2):
         answer = client.post("/api/images/2/done", json={"reason": "complete", "seconds": 12.5}).json()
@@ -114,6 +119,7 @@ def test_nothing_outside_the_folder_is_shown(make_app: App, folder: Path, photo:
         assert client.get(path).status_code in (404, 422)
 
 
+@on_both
 def test_broken_pictures_are_named_and_left_out_of_the_queue(make_app: App, folder: Path) -> None:
     (folder / "a.png").write_bytes(b"no picture")
     client = TestClient(make_app(folder))
@@ -125,6 +131,7 @@ def test_broken_pictures_are_named_and_left_out_of_the_queue(make_app: App, fold
     assert client.get("/api/images/1/picture").status_code == 422
 
 
+@on_both
 def test_masks_beside_the_pictures_become_proposals_once(make_app: App, folder: Path, photo: Any) -> None:
     extras = [{"category": "cat", "predicted_iou": 0.9, "stability_score": 0.97}] * len(photo.masks_khw)
     write_sa1b(folder / "a.json", "a.png", (120, 160), photo.masks_khw, extras)

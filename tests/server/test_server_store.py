@@ -4,52 +4,122 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import shutil
 import uuid
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from annotating import new_annotation, square
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from anymask.data.formats import read_dataset
 from anymask.data.sa1b import write_sa1b
+from anymask.server.scan import scan_folder
 from anymask.server.statistics import collect_statistics, plot_annotation
 from anymask.server.store import Store, StoreError
-from anymask.server.tables import Base, EditRow
+from anymask.server.tables import AnnotationRow, Base, EditRow, ImageRow, LeaseRow
 
 App = Callable[..., FastAPI]
 
+on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
-def test_migrations_make_the_tables_that_the_code_has(tmp_path: Path) -> None:
+
+Database = Callable[[Path], str | None]
+
+
+@on_both
+def test_migrations_make_the_tables_that_the_code_has(database: Database, tmp_path: Path) -> None:
     for _ in range(2):  # again: nothing left to do
-        store = Store(Store.in_folder(tmp_path))
+        store = Store(database(tmp_path) or Store.in_folder(tmp_path))
         with store.engine.connect() as connection:
             assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+            if store.is_sqlite:
+                assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+                assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         store.close()
 
 
-def test_a_store_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
-    store = Store(Store.in_folder(tmp_path))
+@on_both
+def test_a_store_of_a_newer_version_is_not_touched(database: Database, tmp_path: Path) -> None:
+    url = database(tmp_path) or Store.in_folder(tmp_path)
+    store = Store(url)
     with store.writing() as session:
         session.connection().exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     store.close()
     with pytest.raises(StoreError, match="9999"):
-        Store(Store.in_folder(tmp_path))
+        Store(url)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "sqlite://", "sqlite:////proc/no/such.sqlite", "nosuchdb://x/y"])
+@on_both
+def test_servers_that_start_at_once_take_a_folder_in_once(
+    database: Database, folder: Path, photo: Any, tmp_path: Path
+) -> None:
+    write_sa1b(folder / "a.json", "a.png", (120, 160), photo.masks_khw)
+    url = database(folder) or Store.in_folder(folder)
+
+    def start() -> None:
+        store = Store(url)
+        scan_folder(store, folder)
+        store.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for started in [pool.submit(start) for _ in range(4)]:
+            started.result()
+    store = Store(url)
+    with store.reading() as session:
+        assert session.scalar(select(func.count()).select_from(ImageRow)) == 3
+        assert session.scalar(select(func.count()).select_from(AnnotationRow)) == len(photo.masks_khw)
+    store.close()
+
+
+@on_both
+def test_annotators_who_ask_at_once_get_images_of_their_own(make_app: App, folder: Path, photo: Any) -> None:
+    """Also where every image was somebody's before, whose lease ran out."""
+    for index in range(13):
+        shutil.copy(folder / "a.png", folder / f"more{index}.png")
+    client = TestClient(make_app(folder))
+    store: Store = client.app.state.service.store  # type: ignore[attr-defined]
+    with store.writing() as session:
+        past = datetime.now(UTC) - timedelta(minutes=1)
+        session.add_all(LeaseRow(image_id=image_id, holder="gone", expires_at=past) for image_id in range(1, 11))
+
+    def ask(who: int) -> int:
+        answer = client.post("/api/queue/next", json={}, headers={"X-Annotator": f"annotator {who}"})
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["image"]["id"])
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sorted(pool.map(ask, range(16))) == list(range(1, 17))
+
+
+@on_both
+def test_what_is_odd_in_a_draft_comes_back(make_app: App, folder: Path) -> None:
+    client = TestClient(make_app(folder))
+    draft = {"revision": 1, "content": {"odd": "\u0000 \ud800 'é\"%s"}}
+    body, headers = json.dumps(draft), {"content-type": "application/json"}
+    assert client.put("/api/images/2/draft", content=body, headers=headers).status_code == 200
+    assert client.get("/api/images/2/draft").json()["draft"]["content"] == draft["content"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://nobody@127.0.0.1:9/none",
+        "nonsense",
+        "sqlite://",
+        "sqlite:////proc/no/such.sqlite",
+        "nosuchdb://x/y",
+    ],
+)
 def test_a_store_that_cannot_be_opened_is_named(url: str) -> None:
     with pytest.raises(StoreError, match="store"):
         Store(url)
@@ -61,6 +131,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         Store(f"sqlite:///{tmp_path / 'x.sqlite'}")
 
 
+@on_both
 def test_nothing_of_a_failed_transaction_stays(client: TestClient) -> None:
     store = client.app.state.service.store  # type: ignore[attr-defined]
     body = new_annotation()
@@ -88,6 +159,7 @@ def fill(client: TestClient) -> None:
     client.post("/api/images/1/done", json={})
 
 
+@on_both
 def test_statistics_per_person_and_day(client: TestClient, tmp_path: Path) -> None:
     fill(client)
     store: Store = client.app.state.service.store  # type: ignore[attr-defined]
@@ -111,6 +183,7 @@ def test_statistics_per_person_and_day(client: TestClient, tmp_path: Path) -> No
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
+@on_both
 @pytest.mark.parametrize("format_name", ["sa1b", "coco"])
 def test_what_is_exported_is_what_was_accepted(client: TestClient, tmp_path: Path, format_name: str) -> None:
     fill(client)
@@ -129,6 +202,7 @@ def test_what_is_exported_is_what_was_accepted(client: TestClient, tmp_path: Pat
     assert record.extra["duration_s"] == 10
 
 
+@on_both
 def test_a_prefilled_mask_keeps_what_its_file_said_until_it_is_fixed(
     make_app: App, folder: Path, photo: Any, tmp_path: Path
 ) -> None:
@@ -151,6 +225,7 @@ def test_a_prefilled_mask_keeps_what_its_file_said_until_it_is_fixed(
     assert fixed["area"] == 900
 
 
+@on_both
 def test_names_that_collide_in_an_export_are_said(make_app: App, folder: Path, photo: Any) -> None:
     from PIL import Image
 
@@ -163,30 +238,3 @@ def test_names_that_collide_in_an_export_are_said(make_app: App, folder: Path, p
     assert answer.status_code == 422
     assert "inner/a.png" in answer.json()["detail"]
     assert client.get("/api/export?format=coco").status_code == 200
-
-
-def test_the_same_on_postgresql(make_app: App, folder: Path) -> None:
-    """ANYMASK_POSTGRES names an empty database, such as postgresql+psycopg://me@/annotations."""
-    url = os.environ.get("ANYMASK_POSTGRES")
-    if not url:
-        pytest.skip("set ANYMASK_POSTGRES to the URL of an empty database")
-    client = TestClient(make_app(folder, store_url=url))
-    store: Store = client.app.state.service.store  # type: ignore[attr-defined]
-    try:
-        fill(client)
-        body = new_annotation()
-        for status in (201, 200):
-            assert client.post("/api/images/1/annotations", json=body).status_code == status
-        assert client.post("/api/queue/next", json={}).json()["image"]["id"] == 2
-        draft = {"revision": 1, "content": {"odd": "\u0000"}}
-        assert client.put("/api/images/2/draft", json=draft).status_code == 200
-        assert client.get("/api/images/2/draft").json()["draft"]["content"] == draft["content"]
-        assert client.get("/api/stats").json()["total"]["masks"] == 4
-        assert np.isclose(client.get("/api/stats").json()["total"]["mean_seconds_per_mask"], (10 + 20 + 8 + 2) / 4)
-        assert client.get("/api/export").status_code == 200
-        with store.engine.connect() as connection:
-            assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-    finally:
-        Base.metadata.drop_all(store.engine)
-        with store.engine.begin() as connection:
-            connection.exec_driver_sql("DROP TABLE alembic_version")

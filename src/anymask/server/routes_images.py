@@ -60,7 +60,7 @@ def get_image(service: Given, who: Who, image_id: Id) -> ImageOut:
 @router.post("/api/queue/next")
 def next_image(service: Given, who: Who, request: NextIn) -> NextOut:
     """Lease the next open image that nobody else holds; without `after`, the one that I hold."""
-    with service.store.writing() as session:
+    with service.store.writing(in_turn=True) as session:
         image = service.desk.next_image(session, who, request.after)
         if image is None:
             return NextOut(image=None, lease=None)
@@ -73,7 +73,7 @@ def next_image(service: Given, who: Who, request: NextIn) -> NextOut:
 @router.post("/api/images/{image_id}/lease")
 def lease_image(service: Given, who: Who, image_id: Id, request: LeaseIn | None = None) -> ImageOut:
     """Lease one image or renew the lease."""
-    with service.store.writing() as session:
+    with service.store.writing(in_turn=True) as session:
         image = find_image(session, image_id)
         service.desk.lease(session, image, who, take=request is not None and request.take)
         described = service.desk.describe_one(session, image, who)

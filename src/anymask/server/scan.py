@@ -47,7 +47,7 @@ def scan_folder(
     progress = progress or (lambda what, done, total: None)
     problems: list[str] = []
     names = _find_names(folder, recursive, problems)
-    with store.writing() as session:
+    with store.writing(in_turn=True) as session:
         known = {row.file_name: row for row in session.scalars(select(ImageRow))}
         for index, name in enumerate(names):
             progress("pictures", index + 1, len(names))
@@ -118,8 +118,10 @@ def _prefill(store: Store, folder: Path, prefill: Path | None, problems: list[st
     images = _prefilled_images(folder, prefill, waiting, found)
     done = 0
     for name, image in _wanted(images, folder, waiting):
-        with store.writing() as session:
+        with store.writing(in_turn=True) as session:
             row = session.get_one(ImageRow, waiting[name])
+            if row.prefilled:  # by another server, a moment ago
+                continue
             if image.size_hw != row.size_hw:
                 found.found.append(f"{name}: its masks are {image.size_hw}, the picture {row.size_hw}; not taken in")
                 continue

@@ -1,7 +1,8 @@
 """The annotation store: one database for one folder, brought up to date when it is opened.
 
-SQLite in WAL mode unless a URL says otherwise. A transaction that returned is on the disk (synchronous=FULL), so a
-killed process or a power cut loses nothing that was answered with success.
+SQLite in WAL mode unless a URL says otherwise, such as postgresql://me@host/annotations. A transaction that returned is
+on the disk (SQLite's synchronous=FULL, PostgreSQL's default), so a killed process or a power cut loses nothing that was
+answered with success.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from anymask.errors import AnymaskError
 MIGRATIONS = Path(__file__).parent / "migrations"
 # How long a writer waits for another process before it gives up, in seconds (assumed: longer than any of our writes).
 BUSY_SECONDS = 20.0
-# Any number that nobody else uses for PostgreSQL's advisory locks: two servers that start must migrate in turn.
-_MIGRATION_LOCK = 0x616E796D
+# Any number that nobody else uses for PostgreSQL's advisory locks: who changes tables, takes in a folder or gives out
+# images does so in turn.
+_TURN_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=0x616E796D)
 
 
 class StoreError(AnymaskError):
@@ -44,15 +46,20 @@ class Store:
     def __init__(self, url: str) -> None:
         """Open the database at an SQLAlchemy `url` and apply the migrations that it lacks. Raises `StoreError`."""
         try:
-            self.url = sqlalchemy.make_url(url)
+            self.url = _with_driver(sqlalchemy.make_url(url))
             self.is_sqlite = self.url.get_backend_name() == "sqlite"
             self.engine = _sqlite_engine(self.url) if self.is_sqlite else create_engine(self.url, pool_pre_ping=True)
-            self._migrate()
+            try:
+                self._migrate()
+            except BaseException:
+                self.engine.dispose()
+                raise
         except (sqlalchemy.exc.SQLAlchemyError, CommandError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise StoreError(f"the annotation store at {self._shown(url)} cannot be opened ({reason})") from error
         except ModuleNotFoundError as error:
-            raise StoreError(f"the store {self._shown(url)} needs {error.name}: pip install {error.name}") from error
+            package = "'anymask[postgres]'" if error.name == "psycopg" else error.name
+            raise StoreError(f"the store {self._shown(url)} needs {error.name}: pip install {package}") from error
         self._write_engine = self.engine.execution_options(writes=True)
         # SQLite has one writer at a time anyway; queueing here is fair and quick, its own waiting is neither.
         self._write_lock = threading.Lock() if self.is_sqlite else None
@@ -70,10 +77,15 @@ class Store:
             yield session
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
-        """A session whose changes are on the disk when the block ends, and none of them when it raises."""
+    def writing(self, *, in_turn: bool = False) -> Iterator[Session]:
+        """A session whose changes are on the disk when the block ends, and none of them when it raises.
+
+        in_turn: no other such block runs meanwhile, in any process. SQLite has one writer at a time anyway.
+        """
         if self._write_lock is None:
             with Session(self._write_engine, expire_on_commit=False) as session, session.begin():
+                if in_turn and self._is_postgresql:
+                    session.execute(_TURN_LOCK)
                 yield session
             return
         with self._write_lock, Session(self._write_engine, expire_on_commit=False) as session, session.begin():
@@ -87,10 +99,14 @@ class Store:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with self.engine.execution_options(writes=True).connect() as connection, connection.begin():
-            if not self.is_sqlite:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            if self._is_postgresql:
+                connection.execute(_TURN_LOCK)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+    @property
+    def _is_postgresql(self) -> bool:
+        return self.url.get_backend_name() == "postgresql"
 
     @staticmethod
     def _shown(url: str) -> str:
@@ -98,6 +114,11 @@ class Store:
             return sqlalchemy.make_url(url).render_as_string(hide_password=True)
         except sqlalchemy.exc.ArgumentError:
             return repr(url)
+
+
+def _with_driver(url: sqlalchemy.URL) -> sqlalchemy.URL:
+    """PostgreSQL without a driver's name means the one that comes with anymask[postgres]."""
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
 
 
 def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
