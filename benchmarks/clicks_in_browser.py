@@ -123,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="tiny", choices=sorted(LIMITS_MS))
     parser.add_argument("--clicks", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=0, help="of the decoder; 0: as the page chooses")
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
@@ -132,7 +133,7 @@ def main() -> None:
         browser = play.chromium.launch(executable_path=chromium, args=sandbox)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.add_init_script(RECORD)
-        page.goto(url)
+        page.goto(f"{url}?threads={options.threads}")
         result = summary(click_everywhere(page, options.clicks))
         how = page.locator("#decoding").get_attribute("title")
         browser.close()

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 
 IMAGES = ("a.png", "b.png", "c.png")
+# This machine by a name that is no loopback: what a tablet in the same network sees, an origin that is not secure.
+OTHER_HOST = "annotate.test"
 SIZE_WH = (640, 480)
 # Centres of discs in every made-up photograph, in image pixels.
 DISCS_XY = ((160, 140), (460, 150), (320, 350))
@@ -36,22 +38,36 @@ def make_photo(seed: int) -> np.ndarray:
     return np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
 
 
-class Server:
-    """`anymask annotate` on a folder, in a process of its own that can be killed and started again."""
+# `anymask` as it is where no page was built.
+WITHOUT_PAGE = """
+import pathlib, anymask.server.app, anymask.cli.main
+anymask.server.app.PAGE = pathlib.Path("/nowhere")
+anymask.cli.main.main()
+"""
 
-    def __init__(self, folder: Path) -> None:
+
+class Server:
+    """`anymask annotate` on a folder, in a process of its own that can be killed and started again.
+
+    options: further ones of the command; has_page=False leaves the plain page that needs no Node.
+    """
+
+    def __init__(self, folder: Path, *options: str, has_page: bool = True) -> None:
         self.folder = folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
+        self.headers: dict[str, str] = {}
+        self.options = options
+        self.has_page = has_page
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "anymask", "annotate", str(self.folder)]
-        options = ["--no-browser", "--port", str(self.port), "--annotator", "anna"]
+        program = ["-m", "anymask"] if self.has_page else ["-c", WITHOUT_PAGE]
+        command = [sys.executable, *program, "annotate", str(self.folder), "--no-browser", "--port", str(self.port)]
         with open(self.folder.parent / "server.log", "ab") as log:
-            self.process = subprocess.Popen([*command, *options], stdout=log, stderr=log)
+            self.process = subprocess.Popen([*command, "--annotator", "anna", *self.options], stdout=log, stderr=log)
         until(self.answers, "the server answers", seconds=300)
 
     def answers(self) -> bool:
@@ -71,14 +87,14 @@ class Server:
         self.process.wait()
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}api/{path}", timeout=30) as answer:
+        request = urllib.request.Request(f"{self.url}api/{path}", headers=self.headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
     def send(self, method: str, path: str, body: dict[str, Any]) -> Any:
         data = json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"{self.url}api/{path}", data, {"Content-Type": "application/json"}, method=method
-        )
+        headers = {"Content-Type": "application/json", **self.headers}
+        request = urllib.request.Request(f"{self.url}api/{path}", data, headers, method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
@@ -100,16 +116,33 @@ def until(is_true: Callable[[], bool], what: str, seconds: float = 120) -> None:
 
 
 class Hand:
-    """A page and what a person does on it; places are image pixels."""
+    """A page and what a person does on it; places are image pixels.
 
-    def __init__(self, browser: Any, server: Server, query: str = "", **options: Any) -> None:
+    who: another annotator than the server's own. has_clock: time can be set forward (`page.clock`).
+    """
+
+    def __init__(
+        self,
+        browser: Any,
+        server: Server,
+        query: str = "",
+        *,
+        url: str | None = None,
+        who: str | None = None,
+        has_clock: bool = False,
+        **options: Any,
+    ) -> None:
         self.server = server
         self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
         self.context.set_default_timeout(240_000)  # a busy machine is no failure
         self.page = self.context.new_page()
         self.problems: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.goto(server.url + query)
+        if has_clock:
+            self.page.clock.install()
+        if who is not None:
+            self.page.add_init_script(f"localStorage.setItem('anymask/annotator', {json.dumps(who)})")
+        self.page.goto((url or server.url) + query)
         self.ready()
 
     def ready(self, file_name: str | None = None) -> None:
@@ -127,7 +160,7 @@ class Hand:
         """Where an image pixel is on the screen, while the whole image is shown."""
         box = self.page.locator("#canvas").bounding_box()
         assert box is not None
-        free_height = box["height"] - 84  # the bar's place
+        free_height = box["height"] - 100  # the bar's place
         scale = min((box["width"] - 40) / SIZE_WH[0], (free_height - 40) / SIZE_WH[1], 2)
         left = box["x"] + (box["width"] - SIZE_WH[0] * scale) / 2
         top = box["y"] + (free_height - SIZE_WH[1] * scale) / 2
@@ -148,6 +181,14 @@ class Hand:
         self.page.mouse.down()
         self.page.mouse.move(*self.place(*end_xy), steps=8)
         self.page.mouse.up()
+
+    def front_alpha(self, x: float, y: float) -> int:
+        """How much is drawn over an image pixel in front: 0 nothing, 255 all."""
+        left, top = self.place(x, y)
+        box = self.page.locator("#canvas").bounding_box()
+        assert box is not None
+        script = "([x, y]) => document.getElementById('front').getContext('2d').getImageData(x, y, 1, 1).data[3]"
+        return self.page.evaluate(script, [round(left - box["x"]), round(top - box["y"])])
 
     def press(self, key: str) -> None:
         self.page.keyboard.press(key)

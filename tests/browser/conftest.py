@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pytest
-from browsing import IMAGES, Hand, Server, make_photo
+from browsing import IMAGES, OTHER_HOST, Hand, Server, make_photo
 
 import anymask
 
@@ -36,24 +36,41 @@ def chromium() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         # The sandbox needs rights that a container's root has not.
         options = ["--no-sandbox"] if os.geteuid() == 0 else []
+        options.append(f"--host-resolver-rules=MAP {OTHER_HOST} 127.0.0.1")
         browser = playwright.chromium.launch(executable_path=path, args=options)
         yield browser
         browser.close()
 
 
 @pytest.fixture
-def server(chromium: Any, tmp_path: Path) -> Iterator[Server]:
-    """A running server on a fresh folder of three photographs."""
+def folder(chromium: Any, tmp_path: Path) -> Path:
+    """Three photographs."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for seed, name in enumerate(IMAGES):
         cv2.imwrite(str(folder / name), make_photo(seed))
-    server = Server(folder)
-    try:
-        server.start()
-        yield server
-    finally:
+    return folder
+
+
+@pytest.fixture
+def serve(folder: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server on the folder, with options of the command; it is killed in the end."""
+    started: list[Server] = []
+
+    def start(*options: str, has_page: bool = True) -> Server:
+        started.append(Server(folder, *options, has_page=has_page))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for server in started:
         server.kill()
+
+
+@pytest.fixture
+def server(serve: Callable[..., Server]) -> Server:
+    """A running server on a fresh folder of three photographs."""
+    return serve()
 
 
 @pytest.fixture

@@ -48,6 +48,10 @@ export interface ServerAnnotation {
   changed_by: string;
 }
 
+export interface ServerStats {
+  total: { masks: number; images: number; seconds_per_mask: number | null; clicks_per_mask: number | null };
+}
+
 /** One action of the annotator; `t` is in seconds since the mask was begun. */
 export interface LogEntry {
   t: number;
@@ -92,6 +96,7 @@ export class Api {
     return response.json();
   }
 
+  stats = () => this.json<ServerStats>("GET", "stats");
   session = () => this.json<ServerSession>("GET", "session");
   images = (offset: number, limit: number) =>
     this.json<{ total: number; images: ServerImage[] }>("GET", `images?offset=${offset}&limit=${limit}`);

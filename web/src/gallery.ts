@@ -153,7 +153,8 @@ export class Gallery {
     void this.api.picture(next.id).catch(() => {});
   }
 
-  private async listImages(): Promise<void> {
+  /** All images as the server has them now. */
+  async listImages(): Promise<void> {
     const found: ServerImage[] = [];
     do {
       const page = await this.patiently(() => this.api.images(found.length, PAGE));

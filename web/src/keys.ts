@@ -6,7 +6,7 @@ export type Command =
   | "undo" | "redo"
   | "fit" | "zoomIn" | "zoomOut"
   | "up" | "down" | "edit" | "delete" | "hide" | "hideAll"
-  | "next" | "previous" | "goodEnough"
+  | "next" | "previous" | "goodEnough" | "all"
   | "theme" | "help";
 
 interface Binding {
@@ -23,17 +23,26 @@ export const GROUPS: readonly { readonly title: string; readonly bindings: reado
     title: "Make a mask",
     hands: [
       ["Click", "Add what is there"],
-      ["Right click or Alt-click", "Take it away"],
+      ["Right click, Alt-click", "Take it away"],
       ["Drag", "Draw a box around it"],
     ],
     bindings: [
       { command: "candidate", keys: ["tab"], shown: "Tab", what: "Whole, part or subpart" },
       { command: "candidateBack", keys: ["shift+tab"] },
+      { command: "label", keys: ["l"], shown: "L", what: "Label" },
       { command: "accept", keys: ["enter"], shown: "Enter", what: "Accept" },
       { command: "discard", keys: ["escape"], shown: "Esc", what: "Discard" },
-      { command: "label", keys: ["l"], shown: "L", what: "Label" },
       { command: "undo", keys: ["ctrl+z", "z"], shown: "Z", what: "Undo" },
       { command: "redo", keys: ["ctrl+shift+z", "ctrl+y", "shift+z", "y"], shown: "Shift Z", what: "Redo" },
+    ],
+  },
+  {
+    title: "Images",
+    bindings: [
+      { command: "goodEnough", keys: ["g"], shown: "G", what: "Good enough, next image" },
+      { command: "next", keys: ["arrowright", "n"], shown: "→", what: "Next image" },
+      { command: "previous", keys: ["arrowleft", "p"], shown: "←", what: "Previous image" },
+      { command: "all", keys: ["o"], shown: "O", what: "All images" },
     ],
   },
   {
@@ -43,16 +52,16 @@ export const GROUPS: readonly { readonly title: string; readonly bindings: reado
       { command: "remove", keys: ["s"], shown: "S", what: "Take away" },
       { command: "brush", keys: ["b"], shown: "B", what: "Brush" },
       { command: "eraser", keys: ["x"], shown: "X", what: "Eraser" },
-      { command: "lasso", keys: ["q"], shown: "Q", what: "Lasso (Alt takes away)" },
       { command: "smaller", keys: ["["], shown: "[", what: "Smaller brush" },
       { command: "larger", keys: ["]"], shown: "]", what: "Larger brush" },
+      { command: "lasso", keys: ["q"], shown: "Q", what: "Lasso, with Alt to take away" },
     ],
   },
   {
     title: "Look around",
     hands: [
-      ["Wheel or pinch", "Zoom"],
-      ["Space, middle button or two fingers", "Move the picture"],
+      ["Wheel", "Zoom"],
+      ["Space, middle button", "Move the picture"],
     ],
     bindings: [
       { command: "hand", keys: ["h"], shown: "H", what: "Hand" },
@@ -74,11 +83,17 @@ export const GROUPS: readonly { readonly title: string; readonly bindings: reado
     ],
   },
   {
-    title: "Images",
+    title: "With fingers",
+    hands: [
+      ["Tap", "Add, or use the tool"],
+      ["Drag", "Draw a box, or paint"],
+      ["Two fingers", "Zoom and move"],
+    ],
+    bindings: [],
+  },
+  {
+    title: "The page",
     bindings: [
-      { command: "goodEnough", keys: ["g"], shown: "G", what: "Good enough, next image" },
-      { command: "next", keys: ["arrowright", "n"], shown: "→", what: "Next image" },
-      { command: "previous", keys: ["arrowleft", "p"], shown: "←", what: "Previous image" },
       { command: "theme", keys: ["t"], shown: "T", what: "Dark or light" },
       { command: "help", keys: ["?", "shift+?"], shown: "?", what: "This sheet" },
     ],

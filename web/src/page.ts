@@ -8,27 +8,21 @@ import type { Decoder } from "./decoder/decoder";
 import { Gallery } from "./gallery";
 import { commandOf, type Command } from "./keys";
 import type { Conflict, Sync } from "./sync";
-import { theme, toggleTheme } from "./theme";
+import { toggleTheme } from "./theme";
 import { Bar } from "./ui/bar";
-import { h, icon, iconButton, type IconName } from "./ui/dom";
-import { BRUSH_SIZES, Hands } from "./ui/hands";
+import { h, icon, iconButton, openSheet } from "./ui/dom";
+import { Hands } from "./ui/hands";
 import { helpSheet } from "./ui/help";
 import { ask, Notices } from "./ui/notices";
+import { Overview } from "./ui/overview";
 import { Panel } from "./ui/panel";
 import { Pointers, type Tool } from "./ui/pointer";
 import { DRAFT_RGB, maskColour, Scene } from "./ui/scene";
 import { maskOf, type Rgb } from "./ui/shape";
 import { drawThumbnail } from "./ui/thumbnail";
+import { Tools, TOOLS } from "./ui/tools";
+import { Top } from "./ui/top";
 import type { Workbench } from "./workbench";
-
-const TOOLS: readonly [Tool, IconName, string][] = [
-  ["add", "add", "Add, or drag a box (A)"],
-  ["remove", "remove", "Take away (S)"],
-  ["brush", "brush", "Brush (B)"],
-  ["eraser", "eraser", "Eraser (X)"],
-  ["lasso", "lasso", "Lasso (Q)"],
-  ["hand", "hand", "Move the picture (H)"],
-];
 
 const byId = (id: string) => document.getElementById(id)!;
 
@@ -40,19 +34,16 @@ export class Page {
   private readonly panel: Panel;
   private readonly bar: Bar;
   private readonly gallery: Gallery;
+  private readonly top: Top;
+  private readonly tools: Tools;
+  private readonly overview: Overview;
   private readonly help = helpSheet();
   private readonly colours = new Map<string, Rgb>();
   private readonly commands: Record<Command, () => void>;
-  private readonly undoButton = iconButton("undo", "Undo (Z)", () => this.commands.undo());
-  private readonly redoButton = iconButton("redo", "Redo (Shift Z)", () => this.commands.redo());
-  private readonly previousButton = iconButton("left", "Previous image (←)", () => this.commands.previous());
-  private readonly nextButton = iconButton("right", "Next image (→)", () => this.commands.next());
-  private readonly themeButton = iconButton("sun", "Dark or light (T)", () => this.commands.theme());
   private readonly hideAllButton = iconButton("eye", "Hide or show all (Shift M)", () => this.commands.hideAll());
   private readonly goodEnoughButton = h("button", { type: "button", class: "button", title: "Good enough, next image (G)", id: "good-enough", onclick: () => this.commands.goodEnough() }, "Good enough, next image", icon("right"));
   private readonly doneShare = h("div", { class: "done" }, h("span", {}), h("i", {}));
   private readonly nudge = h("div", { class: "nudge", hidden: true, role: "status" });
-  private readonly toolButtons = new Map<Tool, HTMLButtonElement>();
   private picture: ImageBitmap | null = null;
   private pointed: string | null = null;
   private doneHere = 0;
@@ -96,7 +87,14 @@ export class Page {
       onNotice: (text: string) => this.notices.show("gallery", text, "warn"),
     };
     this.gallery = new Gallery(api, sync, decoder, bench, view, server.lease_seconds);
+    this.overview = new Overview(api, {
+      open: (id) => id !== bench.image?.id && void this.leave(() => this.gallery.open(id)),
+      refresh: () => this.gallery.listImages(),
+    });
     this.commands = this.makeCommands();
+    const who = () => void this.askWho();
+    this.top = new Top(byId("top"), api.annotator || server.annotator, server.annotator_fixed, { ...this.commands, who });
+    this.tools = new Tools(byId("rail"), this.hands, this.commands);
     this.assemble();
     this.listen();
   }
@@ -108,28 +106,12 @@ export class Page {
   }
 
   private assemble(): void {
-    byId("previous").append(this.previousButton);
-    byId("next").append(this.nextButton);
-    byId("top-buttons").append(this.themeButton, iconButton("help", "All keys (?)", () => this.commands.help()));
-    for (const [tool, name, title] of TOOLS) {
-      const button = iconButton(name, title, () => this.hands.setTool(tool), { "data-tool": tool });
-      this.toolButtons.set(tool, button);
-      byId("rail").append(button);
-    }
-    byId("rail").append(h("hr"), this.undoButton, this.redoButton, h("hr"), iconButton("fit", "Whole picture (F)", () => this.scene.fit()));
-    const slider = h("input", { type: "range", min: 0, max: BRUSH_SIZES.length - 1, "aria-label": "Brush size" });
-    slider.addEventListener("input", () => this.hands.setBrushStep(Number(slider.value)));
-    byId("brush-size").append(slider, h("output", {}));
-    byId("dock").append(this.nudge, h("div", { class: "dock-row" }, byId("brush-size"), this.bar.element));
+    byId("dock").append(this.nudge, h("div", { class: "dock-row" }, this.tools.brushSize, this.bar.element));
     byId("panel-buttons").append(this.hideAllButton);
     byId("list").append(this.panel.element);
     byId("panel-foot").append(this.goodEnoughButton, this.doneShare);
     byId("labels").append(...this.server.labels.map((label) => h("option", { value: label })));
-    document.body.append(this.help);
-    const who = byId("who") as HTMLButtonElement;
-    who.textContent = this.api.annotator || this.server.annotator;
-    who.disabled = this.server.annotator_fixed;
-    who.onclick = () => void this.askWho();
+    document.body.append(this.help, this.overview.element);
     document.title = `${this.server.folder} · anymask`;
   }
 
@@ -186,21 +168,24 @@ export class Page {
         scene.redraw();
         this.renderTools();
       },
+      all: () => this.overview.toggle(),
       next: () => void this.leave(() => this.gallery.next()),
       previous: () => void this.leave(() => this.gallery.previous()),
       goodEnough: () => void this.finishImage(),
       theme: () => {
         toggleTheme();
-        this.renderTools();
+        this.render();
       },
-      help: () => (this.help.open ? this.help.close() : this.help.showModal()),
+      help: () => (this.help.open ? this.help.close() : openSheet(this.help)),
     };
   }
 
   private key(event: KeyboardEvent): void {
     const target = event.target as HTMLElement;
     if (document.querySelector("dialog[open]") && target.closest("dialog")) {
-      if (event.key === "?") this.help.close();
+      // The key that opened a sheet closes it.
+      if (event.key === "?" && this.help.open) this.help.close();
+      if (event.key.toLowerCase() === "o" && this.overview.element.open) this.overview.element.close();
       return;
     }
     if (target instanceof HTMLInputElement && target.type !== "range") {
@@ -345,15 +330,14 @@ export class Page {
     this.renderTime();
     const { image, state } = this.bench;
     const { position, total } = this.gallery;
-    byId("file-name").textContent = image?.file_name ?? "";
-    byId("position").textContent = image && position >= 0 ? `${position + 1} of ${total}` : "";
+    this.top.render(image, position, total);
+    this.overview.render(this.gallery.images, image?.id ?? null);
     const accepted = state.annotations.filter(({ status }) => status === "accepted").length;
     byId("count").textContent = accepted ? String(accepted) : "";
     byId("hint").hidden = !image || state.annotations.length > 0 || state.draft !== null || this.doneHere > 0;
     const isTouch = matchMedia("(pointer: coarse)").matches;
     byId("hint").textContent = isTouch ? "Tap an object, or draw a box around it." : "Click an object, or drag a box around it. Right click takes away.";
     this.goodEnoughButton.disabled = !image;
-    this.previousButton.disabled = position <= 0;
     const done = this.gallery.images.filter(({ state }) => state === "done").length;
     (this.doneShare.firstElementChild as HTMLElement).textContent = `${done} of ${total} images done`;
     (this.doneShare.lastElementChild as HTMLElement).style.setProperty("--share", `${total ? (100 * done) / total : 0}%`);
@@ -378,29 +362,15 @@ export class Page {
   }
 
   private renderTools(): void {
-    const { chosen, brushSize, brushStep } = this.hands;
-    for (const [tool, button] of this.toolButtons) button.setAttribute("aria-pressed", String(tool === chosen));
+    const { chosen } = this.hands;
+    this.tools.render(this.bench.session);
     byId("canvas").dataset.tool = chosen;
-    const size = byId("brush-size");
     byId("dock").classList.toggle("has-brush", chosen === "brush" || chosen === "eraser");
-    size.hidden = chosen !== "brush" && chosen !== "eraser";
-    size.querySelector("input")!.value = String(brushStep);
-    size.querySelector("output")!.textContent = `${brushSize} px`;
-    this.undoButton.disabled = !this.bench.session.past.length;
-    this.redoButton.disabled = !this.bench.session.future.length;
-    this.themeButton.replaceChildren(icon(theme() === "dark" ? "sun" : "moon"));
     this.hideAllButton.replaceChildren(icon(this.scene.areMasksShown ? "eye" : "closed"));
   }
 
   private renderStatus(): void {
-    const saving = byId("saving");
-    saving.dataset.state = this.sync.state;
-    saving.textContent = { saved: "Saved", saving: "Saving", offline: "Server away, kept here" }[this.sync.state];
-    const decoding = byId("decoding");
-    const { mode, reason, threads } = this.decoder;
-    decoding.dataset.state = mode;
-    decoding.textContent = { starting: "Starting", page: "Decodes here", server: "Server decodes" }[mode];
-    decoding.title = mode === "server" ? `The server decodes: ${reason}` : mode === "page" ? `Masks are decoded in this page, ${threads} ${threads === 1 ? "thread" : "threads"}` : "The decoder is on its way";
+    this.top.renderStatus(this.sync.state, this.decoder.mode, this.decoder.reason, this.decoder.threads);
   }
 
   private renderTime(): void {

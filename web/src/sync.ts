@@ -2,6 +2,7 @@
 // What is not told yet also lies in the browser's own storage, so that neither a reload nor a dead server loses it.
 
 import type { Api, ServerAnnotation, ServerDraft } from "./api";
+import { freshId } from "./core/id";
 import { knownFrom, nextWrite, type Known, type Work, type Write } from "./core/plan";
 import type { Annotation } from "./core/session";
 import { backoff, Refused, sleep, Unreachable } from "./fetch";
@@ -186,7 +187,7 @@ export class Sync {
         (id) => desk.work[id] ?? { log: [], seconds: 0 },
         desk.held,
         this.modelFingerprint,
-        () => crypto.randomUUID(),
+        freshId,
       );
       const write = desk.pending;
       if (write) return { due: 0, run: () => this.tell(desk, write) };

@@ -1,11 +1,13 @@
 // The work on one image: the session with its undo, the decoder asked where an answer is missing, the log and the clock.
 
 import type { LogEntry, ServerAnnotation, ServerDraft, ServerImage } from "./api";
-import { maskArea, painted, encodeRle, type Mask } from "./core/mask";
+import { freshId } from "./core/id";
+import { emptyMask, encodeRle, maskArea, painted, type Mask } from "./core/mask";
 import type { Work } from "./core/plan";
 import type { BoxXYXY, Step } from "./core/prompt";
 import * as sessions from "./core/session";
 import type { Annotation, Draft, Session, State } from "./core/session";
+import { chosenOutput } from "./decoder/chain";
 import type { Decoder } from "./decoder/decoder";
 import type { Candidate } from "./decoder/messages";
 import type { Leftover, Sync } from "./sync";
@@ -33,6 +35,7 @@ export class Workbench {
   private isAcceptDue = false;
   private beforePress: { session: Session; work: Record<string, Clock> } | null = null;
   private draftContent: { session: Session; content: { id: string; content: Record<string, unknown> } | null } | null = null;
+  private best: { steps: readonly Step[]; mask: Mask } | null = null;
   private shown: { draft: Draft; mask: Mask } | null = null;
   private lastSign = performance.now();
   private openedAt = performance.now();
@@ -148,8 +151,8 @@ export class Workbench {
     this.decoder
       .decode(
         request,
-        (best) => this.takeAnswer(draft, [best], best.token, begun),
-        (candidates) => this.takeAnswer(draft, bySize(candidates), -1, 0),
+        (best) => this.showBest(draft, best.mask, begun),
+        (candidates) => this.takeAnswers(draft, candidates),
       )
       .catch((error: Error) => {
         if (this.asked === draft) this.asked = null;
@@ -160,22 +163,32 @@ export class Workbench {
       });
   }
 
-  private takeAnswer(asked: Draft, candidates: readonly Candidate[], token: number, begun: number): void {
-    const { draft } = this;
-    // The answer to something that was taken back, or followed by a further click, is kept by the decoder alone.
-    if (draft?.id !== asked.id || !areSameSteps(draft.steps, asked.steps)) return;
-    for (const { rle, mask } of candidates) rememberMask(rle, mask);
-    const answers = candidates.map(({ token, score, rle }) => ({ token, score, rle }));
-    const chosen = token >= 0 ? token : draft.steps[draft.steps.length - 1].token;
+  /** The best answer alone is drawn before anything else; what is kept comes a moment later with `takeAnswers`. */
+  private showBest(asked: Draft, mask: Mask, begun: number): void {
+    if (!this.isAskedStill(asked)) return;
+    this.best = { steps: asked.steps, mask };
+    this.shown = null;
+    this.onAnswer();
+    if (begun) performance.measure("click-to-mask", { start: begun, end: performance.now(), detail: { worker: this.decoder.latestMs } });
+  }
+
+  private takeAnswers(asked: Draft, candidates: readonly Candidate[]): void {
+    if (!this.isAskedStill(asked)) return;
+    const chosen = chosenOutput(candidates, asked.steps[asked.steps.length - 1].token).token;
+    // The one that is drawn already stays the same object, with its outline.
+    for (const { token, rle, mask } of candidates) rememberMask(rle, token === chosen && this.best ? this.best.mask : mask);
+    const answers = bySize(candidates).map(({ token, score, rle }) => ({ token, score, rle }));
     this.session = sessions.amend(this.session, sessions.withAnswers(this.state, answers, chosen));
-    if (begun) {
-      this.onAnswer();
-      performance.measure("click-to-mask", { start: begun, end: performance.now(), detail: { worker: this.decoder.latestMs } });
-    } else {
-      this.tellServer();
-      this.onChange();
-      if (this.isAcceptDue) this.accept();
-    }
+    this.best = null;
+    this.tellServer();
+    this.onChange();
+    if (this.isAcceptDue) this.accept();
+  }
+
+  /** The answer to something that was taken back, or followed by a further click, is kept by the decoder alone. */
+  private isAskedStill(asked: Draft): boolean {
+    const { draft } = this;
+    return draft?.id === asked.id && areSameSteps(draft.steps, asked.steps);
   }
 
   /** The draft as it would be accepted now. */
@@ -183,12 +196,17 @@ export class Workbench {
     const { draft } = this;
     if (!draft) return null;
     if (this.shown?.draft !== draft) {
-      const { image } = this;
-      const rle = sessions.draftModelRle(draft);
-      const model = rle ? maskOf(rle) : { width: image!.width, height: image!.height, x: 0, y: 0, w: 0, h: 0, bits: new Uint8Array(0) };
+      const model = this.modelMask(draft);
       this.shown = { draft, mask: painted(model, draft.added && maskOf(draft.added), draft.erased && maskOf(draft.erased)) };
     }
     return this.shown.mask;
+  }
+
+  /** The decoder's part of the draft's mask. */
+  private modelMask(draft: Draft): Mask {
+    if (this.best && draft.answers === null && areSameSteps(draft.steps, this.best.steps)) return this.best.mask;
+    const rle = sessions.draftModelRle(draft);
+    return rle ? maskOf(rle) : emptyMask(this.image!.width, this.image!.height);
   }
 
   // What the hand does
@@ -197,7 +215,7 @@ export class Workbench {
     this.beforePress = { session: this.session, work: this.work };
     this.clicked = begun;
     const step: Step = { kind: "point", x, y, label, token: -1 };
-    this.apply(sessions.withStep(this.state, step, crypto.randomUUID()), { kind: "point", xy: [x, y], label, by: this.by });
+    this.apply(sessions.withStep(this.state, step, freshId()), { kind: "point", xy: [x, y], label, by: this.by });
   }
 
   /** The press became something else. */
@@ -213,7 +231,7 @@ export class Workbench {
   box(box: BoxXYXY): void {
     this.clicked = performance.now();
     const step: Step = { kind: "box", box, token: -1 };
-    this.apply(sessions.withStep(this.state, step, crypto.randomUUID()), { kind: "box", box: [...box], by: this.by });
+    this.apply(sessions.withStep(this.state, step, freshId()), { kind: "box", box: [...box], by: this.by });
   }
 
   private get by(): "page" | "server" {
@@ -223,7 +241,7 @@ export class Workbench {
   paint(area: Mask, isErasing: boolean, kind: "brush" | "eraser" | "polygon", size: number): void {
     if (!this.draft && isErasing) return;
     const { added, erased } = paintedOver(this.draft ?? { added: null, erased: null }, area, isErasing);
-    this.apply(sessions.withPaint(this.state, added, erased, crypto.randomUUID()), { kind, size });
+    this.apply(sessions.withPaint(this.state, added, erased, freshId()), { kind, size });
   }
 
   choose(token: number): void {

@@ -91,16 +91,23 @@ export function logitsToMask(logits: Logits, frame: Frame): Mask {
       mixed[cell] = values[upper + cell] + (values[next + cell] - values[upper + cell]) * share;
     }
     const line = (y - top) * (right - left) - left;
+    let inside = -1; // where a run of cells that lie wholly in the mask began
     for (let cell = firstCell; cell <= lastCell; cell++) {
       const from = starts[cell - firstCell];
-      const to = starts[cell - firstCell + 1];
       const low = mixed[cell];
       const high = mixed[Math.min(cell + 1, w - 1)];
-      if (low > 0 && high > 0) bits.fill(1, line + from, line + to);
-      else if (low > 0 || high > 0) {
+      if (low > 0 && high > 0) {
+        if (inside < 0) inside = from;
+        continue;
+      }
+      if (inside >= 0) bits.fill(1, line + inside, line + from);
+      inside = -1;
+      if (low > 0 || high > 0) {
+        const to = starts[cell - firstCell + 1];
         for (let x = from; x < to; x++) if (low + (high - low) * columns.share[x] > 0) bits[line + x] = 1;
       }
     }
+    if (inside >= 0) bits.fill(1, line + inside, line + right);
   }
   return trimmed({ width, height, x: left, y: top, w: right - left, h: bottom - top, bits });
 }

@@ -3,13 +3,13 @@
 import type { Api, ServerSession } from "../api";
 import { encodeRle } from "../core/mask";
 import { Chain, chosenOutput, type ChainRequest, type Output } from "./chain";
-import type { Candidate, FromWorker, ToWorker } from "./messages";
+import type { Candidate, Drawable, FromWorker, ToWorker } from "./messages";
 import { ServerEngine } from "./server";
 
 export type Mode = "starting" | "page" | "server";
 
 interface Waiting {
-  onBest: (best: Candidate) => void;
+  onBest: (best: Drawable) => void;
   onRest: (candidates: Candidate[]) => void;
   onProblem: (reason: string) => void;
 }
@@ -115,7 +115,7 @@ export class Decoder {
    *
    * Until the worker has started the server answers, so that nobody waits for WASM to be compiled.
    */
-  async decode(request: ChainRequest, onBest: (best: Candidate) => void, onRest: (candidates: Candidate[]) => void): Promise<void> {
+  async decode(request: ChainRequest, onBest: (best: Drawable) => void, onRest: (candidates: Candidate[]) => void): Promise<void> {
     if (this.mode !== "page") {
       const begun = performance.now();
       const outputs = await this.chain.decode(request);
@@ -136,11 +136,11 @@ export class Decoder {
   }
 
   /** What a click would give, the best candidate alone. */
-  async preview(request: ChainRequest): Promise<Candidate> {
+  async preview(request: ChainRequest): Promise<Drawable> {
     if (this.mode !== "page") return candidate(chosenOutput(await this.chain.decode(request), -1));
     return new Promise((resolve, reject) => {
       const call = ++this.calls;
-      const onBest = (best: Candidate) => {
+      const onBest = (best: Drawable) => {
         this.waiting.delete(call);
         resolve(best);
       };
@@ -150,9 +150,13 @@ export class Decoder {
   }
 }
 
-/** One core stays with the page, and more than four threads wait for each other longer than they save ("assumed"). */
+/**
+ * One core stays with the page, and more than four threads wait for each other longer than they save ("assumed").
+ * `?threads=` in the address says otherwise, for measuring.
+ */
 function threadCount(): number {
-  return crossOriginIsolated ? Math.max(1, Math.min(navigator.hardwareConcurrency - 1, 4)) : 1;
+  const asked = Number(new URLSearchParams(location.search).get("threads"));
+  return crossOriginIsolated ? Math.max(1, Math.min(asked || navigator.hardwareConcurrency - 1, 4)) : 1;
 }
 
 function candidate(output: Output): Candidate {

@@ -3,10 +3,15 @@
 import type { Mask, Rle } from "../core/mask";
 import type { ChainRequest } from "./chain";
 
-export interface Candidate {
+/** An answer that can be drawn. */
+export interface Drawable {
   readonly token: number;
   readonly score: number;
   readonly mask: Mask;
+}
+
+/** An answer that can be kept. */
+export interface Candidate extends Drawable {
   readonly rle: Rle;
 }
 
@@ -19,7 +24,7 @@ export type FromWorker =
   | { type: "started" }
   | { type: "failed"; reason: string }
   | { type: "loaded"; imageId: number; problem: string | null }
-  /** The chosen candidate comes first and alone, `rest` (all of them) a moment later. */
-  | { type: "best"; call: number; best: Candidate; ms: number }
+  /** The chosen candidate comes first and alone, without its code; `rest` (all of them) a moment later. */
+  | { type: "best"; call: number; best: Drawable; ms: number }
   | { type: "rest"; call: number; candidates: Candidate[] }
   | { type: "problem"; call: number; reason: string };

@@ -50,7 +50,7 @@ async function decode({ call, request, onlyBest }: ToWorker & { type: "decode" }
     const begun = performance.now();
     const outputs = await chain!.decode(request);
     const best = chosenOutput(outputs, request.steps[request.steps.length - 1].token);
-    post({ type: "best", call, best: candidate(best), ms: performance.now() - begun });
+    post({ type: "best", call, best: { token: best.token, score: best.score, mask: best.mask() }, ms: performance.now() - begun });
     if (!onlyBest) post({ type: "rest", call, candidates: outputs.map(candidate) });
   } catch (error) {
     post({ type: "problem", call, reason: reasonOf(error) });

@@ -36,6 +36,9 @@ const ICONS = {
   close: "M5 5l10 10M15 5L5 15",
   sun: "M10 6.500a3.500 3.500 0 1 0 0 7 3.500 3.500 0 0 0 0-7z|M10 1.800v2M10 16.200v2M1.800 10h2M16.200 10h2M4.200 4.200l1.400 1.400M14.400 14.400l1.400 1.400M4.200 15.800l1.400-1.400M14.400 5.600l1.400-1.400",
   moon: "M16.500 11.800A7 7 0 0 1 8.200 3.500a7 7 0 1 0 8.300 8.300z",
+  grid: "M3.500 3.500h5v5h-5zM11.500 3.500h5v5h-5zM3.500 11.500h5v5h-5zM11.500 11.500h5v5h-5z",
+  person: "M10 3.500a3 3 0 1 0 0 6 3 3 0 0 0 0-6z|M3.800 16.500c.5-3 2.900-4.700 6.200-4.700s5.700 1.700 6.200 4.700",
+  download: "M10 3v9.500M6 9l4 3.800L14 9|M3.500 16.500h13",
   help: "M7.300 7.500A2.800 2.800 0 0 1 10 5.200c1.600 0 2.800 1 2.800 2.500 0 2.200-2.800 2.200-2.800 4.100|M10 14.600v.2",
 } as const;
 
@@ -57,4 +60,10 @@ export function icon(name: IconName): SVGSVGElement {
 /** A button with an icon; `title` is what it does, with its key. */
 export function iconButton(name: IconName, title: string, onClick: () => void, props: Props = {}): HTMLButtonElement {
   return h("button", { type: "button", class: "icon-button", title, "aria-label": title, onclick: onClick, ...props }, icon(name));
+}
+
+/** Open a dialog with the focus on itself, not on the first of its buttons. */
+export function openSheet(sheet: HTMLDialogElement): void {
+  sheet.showModal();
+  sheet.focus();
 }

@@ -4,10 +4,10 @@ import { GROUPS } from "../keys";
 import { h, iconButton } from "./dom";
 
 export function helpSheet(): HTMLDialogElement {
-  const row = (keys: HTMLElement, what: string) => h("div", { class: "help-row" }, keys, h("span", {}, what));
+  const row = (what: string, keys: HTMLElement) => h("div", { class: "help-row" }, h("span", {}, what), keys);
   const sheet = h(
     "dialog",
-    { class: "sheet", "aria-label": "All keys" },
+    { class: "sheet", "aria-label": "All keys", tabindex: -1 },
     h("header", {}, h("h2", {}, "All keys"), iconButton("close", "Close (Esc)", () => sheet.close())),
     h(
       "div",
@@ -17,10 +17,10 @@ export function helpSheet(): HTMLDialogElement {
           "section",
           {},
           h("h3", {}, title),
-          ...hands.map(([gesture, what]) => row(h("span", { class: "gesture" }, gesture), what)),
+          ...hands.map(([gesture, what]) => row(what, h("span", { class: "gesture" }, gesture))),
           ...bindings
             .filter(({ what }) => what)
-            .map(({ shown, what }) => row(h("span", { class: "keys" }, ...shown!.split(" ").map((key) => h("kbd", {}, key))), what!)),
+            .map(({ shown, what }) => row(what!, h("span", { class: "keys" }, ...shown!.split(" ").map((key) => h("kbd", {}, key))))),
         ),
       ),
     ),

@@ -3,7 +3,7 @@
 import { fitView, keptInSight, toImage, toScreen, type Point, type Size, type View } from "../core/view";
 import type { BoxXYXY, Step } from "../core/prompt";
 import type { Mask } from "../core/mask";
-import { shapeOf, type Rgb, type Shape } from "./shape";
+import { pathOf, tintOf, type Rgb } from "./shape";
 
 export interface SceneMask {
   readonly id: string;
@@ -28,7 +28,7 @@ export interface Front {
 export const DRAFT_RGB: Rgb = [64, 156, 255];
 const ADD = "#1f7ae8";
 const MARGIN = 20;
-const BAR_HEIGHT = 84;
+const BAR_HEIGHT = 100;
 const TAKE_AWAY = "#e5484d";
 
 export class Scene {
@@ -149,8 +149,6 @@ export class Scene {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, context.canvas.width, context.canvas.height);
     context.setTransform(devicePixelRatio * scale, 0, 0, devicePixelRatio * scale, devicePixelRatio * x, devicePixelRatio * y);
-    context.lineJoin = "round";
-    context.lineCap = "round";
     // Pixels are seen as they are where one is larger than three of the screen's.
     context.imageSmoothingEnabled = scale < 3;
   }
@@ -164,7 +162,7 @@ export class Scene {
     if (!this.areMasksShown) return;
     for (const mask of this.masks) {
       const isEmphasised = mask.id === this.emphasised;
-      this.drawShape(context, shapeOf(mask.mask, mask.colour), isEmphasised ? 0.46 : mask.isProposed ? 0.16 : 0.34);
+      this.drawArea(context, mask.mask, mask.colour, isEmphasised ? 0.46 : mask.isProposed ? 0.16 : 0.34);
       if (isEmphasised) this.drawOutline(context, mask.mask, "#fff", 2);
       else this.drawOutline(context, mask.mask, `rgb(${mask.colour.join()})`, 1.25, mask.isProposed);
     }
@@ -180,30 +178,36 @@ export class Scene {
       context.drawImage(front.stroke.picture, 0, 0);
       context.globalAlpha = 1;
     } else if (front.draft) {
-      this.drawShape(context, shapeOf(front.draft, DRAFT_RGB), 0.42);
+      this.drawArea(context, front.draft, DRAFT_RGB, 0.42);
       this.drawOutline(context, front.draft, "rgb(8 20 40 / 55%)", 3.5);
       this.drawOutline(context, front.draft, "#cfe6ff", 1.5);
     }
     if (front.preview) {
-      this.drawShape(context, shapeOf(front.preview, [255, 255, 255]), 0.26);
+      this.drawArea(context, front.preview, [255, 255, 255], 0.26);
       this.drawOutline(context, front.preview, "rgb(0 0 0 / 45%)", 2.5);
       this.drawOutline(context, front.preview, "#fff", 1);
     }
     this.drawHand(context);
   }
 
-  private drawShape(context: CanvasRenderingContext2D, { mask, tint }: Shape, alpha: number): void {
-    if (!tint) return;
+  /** Filled along the outline, which is quicker than a picture of the mask; that is for masks with too many corners. */
+  private drawArea(context: CanvasRenderingContext2D, mask: Mask, colour: Rgb, alpha: number): void {
+    const path = pathOf(mask);
     context.globalAlpha = alpha;
-    context.drawImage(tint, mask.x, mask.y);
+    context.fillStyle = `rgb(${colour.join()})`;
+    const tint = path ? null : tintOf(mask, colour);
+    if (path) context.fill(path);
+    else if (tint) context.drawImage(tint, mask.x, mask.y);
     context.globalAlpha = 1;
   }
 
   private drawOutline(context: CanvasRenderingContext2D, mask: Mask, colour: string, width: number, isDashed = false): void {
+    const path = pathOf(mask);
+    if (!path) return;
     context.strokeStyle = colour;
     context.lineWidth = width / this.view.scale;
     if (isDashed) context.setLineDash([6 / this.view.scale, 4 / this.view.scale]);
-    context.stroke(shapeOf(mask, DRAFT_RGB).outline);
+    context.stroke(path);
     if (isDashed) context.setLineDash([]);
   }
 

@@ -2,7 +2,7 @@
 
 import type { Mask } from "../core/mask";
 import type { Size } from "../core/view";
-import { shapeOf, type Rgb } from "./shape";
+import { pathOf, type Rgb } from "./shape";
 
 /** Draw the mask's surroundings into a square canvas, the rest of the picture dimmed. */
 export function drawThumbnail(canvas: HTMLCanvasElement, picture: ImageBitmap | null, image: Size, mask: Mask, colour: Rgb): void {
@@ -11,6 +11,7 @@ export function drawThumbnail(canvas: HTMLCanvasElement, picture: ImageBitmap | 
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.clearRect(0, 0, side, side);
   if (!mask.w || !mask.h) return;
+  const path = pathOf(mask);
   const extent = Math.max(mask.w, mask.h) * 1.25;
   const scale = side / extent;
   const left = mask.x + mask.w / 2 - extent / 2;
@@ -29,12 +30,12 @@ export function drawThumbnail(canvas: HTMLCanvasElement, picture: ImageBitmap | 
     context.drawImage(picture, x0 * across, y0 * down, w * across, h * down, x0, y0, w, h);
     context.globalAlpha = 1;
     context.save();
-    context.clip(shapeOf(mask, colour).outline, "evenodd");
+    if (path) context.clip(path);
     context.drawImage(picture, x0 * across, y0 * down, w * across, h * down, x0, y0, w, h);
     context.restore();
   }
   context.lineWidth = 2.5 / scale;
   context.lineJoin = "round";
   context.strokeStyle = `rgb(${colour.join()})`;
-  context.stroke(shapeOf(mask, colour).outline);
+  if (path) context.stroke(path);
 }
