@@ -170,8 +170,15 @@ class Hand:
         """Click and wait until the mask is drawn."""
         drawn = self.masks_drawn()
         self.page.mouse.click(*self.place(x, y), button=button)
-        until(lambda: self.masks_drawn() > drawn, "the mask is drawn")
+        self.answered(drawn + 1)
         self.saved()
+
+    def answered(self, masks_drawn: int) -> None:
+        """Wait until so many masks were drawn, and the other candidates of the last are there too."""
+        bar = self.page.locator(".bar")
+        until(
+            lambda: self.masks_drawn() >= masks_drawn and bar.get_attribute("aria-busy") == "false", "the mask is drawn"
+        )
 
     def masks_drawn(self) -> int:
         return self.page.evaluate("performance.getEntriesByName('click-to-mask').length")

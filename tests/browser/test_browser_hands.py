@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from browsing import DISCS_XY, Hand, Server, until
-from pycocotools import mask as coco_mask
+
+from anymask.geometry.rle import decode_rle, rle_area
 
 pytestmark = pytest.mark.slow
 
@@ -73,14 +74,14 @@ def test_wheel_and_space_move_the_picture_under_the_pointer(hand: Hand, server: 
     hand.page.mouse.move(*at)
     hand.page.mouse.wheel(0, -400)
     hand.page.mouse.click(*at)
-    until(lambda: hand.masks_drawn() == 1, "the click is answered")
+    hand.answered(1)
     hand.page.keyboard.down(" ")
     hand.page.mouse.down()
     hand.page.mouse.move(at[0] + 60, at[1] + 40, steps=4)
     hand.page.mouse.up()
     hand.page.keyboard.up(" ")
     hand.page.mouse.click(at[0] + 60, at[1] + 40, button="right")
-    until(lambda: hand.masks_drawn() == 2, "the second click is answered")
+    hand.answered(2)
     hand.saved()
     first, second = steps_of(server)
     assert (first["x"], first["y"]) == pytest.approx((x, y), abs=1)
@@ -96,9 +97,9 @@ def test_two_fingers_zoom_and_move_and_leave_no_click(tablet: Hand, server: Serv
     assert tablet.masks_drawn() == 0
     assert server.draft(1) is None, "the first finger's touch was taken back"
     tablet.page.touchscreen.tap(cx + 30, cy)
-    until(lambda: tablet.masks_drawn() == 1, "a tap is answered")
+    tablet.answered(1)
     tablet.page.touchscreen.tap(cx + 30 + 60, cy)
-    until(lambda: tablet.masks_drawn() == 2, "a tap is answered")
+    tablet.answered(2)
     tablet.saved()
     first, second = steps_of(server)
     assert (first["x"], first["y"]) == pytest.approx((x, y), abs=2)
@@ -110,7 +111,7 @@ def test_a_finger_draws_boxes_and_paints(tablet: Hand, server: Server) -> None:
     x, y = DISCS_XY[1]
     fingers = Fingers(tablet)
     fingers.move((tablet.place(x - 80, y - 80), tablet.place(x + 80, y + 80)))
-    until(lambda: tablet.masks_drawn() == 1, "the box is answered")
+    tablet.answered(1)
     tablet.saved()
     (step,) = steps_of(server)
     assert step["box"] == pytest.approx([x - 80, y - 80, x + 80, y + 80], abs=1)
@@ -119,7 +120,7 @@ def test_a_finger_draws_boxes_and_paints(tablet: Hand, server: Server) -> None:
     tablet.saved()
     draft = server.draft(1)
     assert draft is not None
-    assert coco_mask.area(draft["content"]["draft"]["added"]) == pytest.approx(100 * 15, rel=0.3)
+    assert rle_area(draft["content"]["draft"]["added"]) == pytest.approx(100 * 15, rel=0.3)
     # A second finger while painting: that was no stroke.
     fingers.touch("touchStart", tablet.place(300, 440))
     fingers.touch("touchMove", tablet.place(360, 440))
@@ -127,3 +128,32 @@ def test_a_finger_draws_boxes_and_paints(tablet: Hand, server: Server) -> None:
     fingers.touch("touchEnd")
     tablet.saved()
     assert server.draft(1)["content"]["draft"]["added"] == draft["content"]["draft"]["added"]  # type: ignore[index]
+
+
+def test_corners_of_an_outline_are_moved_and_taken_away(hand: Hand, server: Server) -> None:
+    def added() -> Any:
+        hand.saved()
+        return decode_rle(server.draft(1)["content"]["draft"]["added"])  # type: ignore[index]
+
+    hand.press("q")  # a square by lasso
+    hand.page.mouse.move(*hand.place(420, 300))
+    hand.page.mouse.down()
+    for x, y in ((520, 300), (520, 400), (420, 400), (420, 302)):
+        hand.page.mouse.move(*hand.place(x, y), steps=5)
+    hand.page.mouse.up()
+    square = added()
+    assert square.sum() == pytest.approx(100 * 100, rel=0.02)
+
+    hand.press("w")
+    hand.drag((520, 400), (560, 440))
+    moved = added()
+    assert moved[425, 545]
+    assert (moved[:390, :510] == square[:390, :510]).all(), "elsewhere it stays as it was"
+    hand.page.keyboard.down("Alt")
+    hand.page.mouse.click(*hand.place(560, 440))
+    hand.page.keyboard.up("Alt")
+    assert added().sum() == pytest.approx(100 * 100 / 2, rel=0.05), "half of the square"
+    hand.press("Control+z")
+    assert (added() == moved).all()
+    hand.press("Control+z")
+    assert (added() == square).all()

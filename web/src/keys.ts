@@ -2,7 +2,7 @@
 
 export type Command =
   | "accept" | "discard" | "candidate" | "candidateBack" | "label"
-  | "add" | "remove" | "brush" | "eraser" | "lasso" | "hand" | "smaller" | "larger"
+  | "add" | "remove" | "brush" | "eraser" | "lasso" | "outline" | "hand" | "smaller" | "larger"
   | "undo" | "redo"
   | "fit" | "zoomIn" | "zoomOut"
   | "up" | "down" | "edit" | "delete" | "hide" | "hideAll"
@@ -55,6 +55,7 @@ export const GROUPS: readonly { readonly title: string; readonly bindings: reado
       { command: "smaller", keys: ["["], shown: "[", what: "Smaller brush" },
       { command: "larger", keys: ["]"], shown: "]", what: "Larger brush" },
       { command: "lasso", keys: ["q"], shown: "Q", what: "Lasso, with Alt to take away" },
+      { command: "outline", keys: ["w"], shown: "W", what: "Corners, with Alt to take away" },
     ],
   },
   {

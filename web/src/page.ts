@@ -357,6 +357,7 @@ export class Page {
     scene.setMasks(masks, this.pointed ?? selected);
     scene.front.draft = bench.draftMask();
     scene.front.steps = draft?.steps ?? [];
+    this.hands.showVertices();
     if (draft) scene.front.preview = null;
     scene.redrawFront();
   }

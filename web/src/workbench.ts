@@ -71,6 +71,7 @@ export class Workbench {
     this.openedAt = performance.now();
     this.work = {};
     this.asked = null;
+    this.best = null;
     this.isAcceptDue = false;
     const content = leftover && leftover.draft !== undefined ? (leftover.draft?.content ?? null) : (draft?.content ?? null);
     const state: State = { ...sessions.emptyState, annotations: mergedAnnotations(annotations, leftover) };
@@ -238,10 +239,11 @@ export class Workbench {
     return this.decoder.mode === "page" ? "page" : "server";
   }
 
-  paint(area: Mask, isErasing: boolean, kind: "brush" | "eraser" | "polygon", size: number): void {
-    if (!this.draft && isErasing) return;
-    const { added, erased } = paintedOver(this.draft ?? { added: null, erased: null }, area, isErasing);
-    this.apply(sessions.withPaint(this.state, added, erased, freshId()), { kind, size });
+  /** Pixels added and pixels erased by one stroke. */
+  paint(added: Mask | null, erased: Mask | null, kind: "brush" | "eraser" | "polygon", size: number): void {
+    if (!this.draft && !added) return;
+    const paint = paintedOver(this.draft ?? { added: null, erased: null }, added, erased);
+    this.apply(sessions.withPaint(this.state, paint.added, paint.erased, freshId()), { kind, size });
   }
 
   choose(token: number): void {

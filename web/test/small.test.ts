@@ -4,7 +4,7 @@ import { maskHas } from "../src/core/mask";
 import { boxBetween, graphPrompt, isAmbiguous, promptOf, type Step } from "../src/core/prompt";
 import { floatsToHalves, halvesToFloats, readSafetensors } from "../src/core/safetensors";
 import { fitView, keptInSight, pinched, toImage, toScreen, zoomedAt } from "../src/core/view";
-import { outlines } from "../src/ui/shape";
+import { outlines } from "../src/core/outline";
 import { randomFrom, randomMask } from "./random";
 
 describe("half-precision numbers", () => {

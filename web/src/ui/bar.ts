@@ -1,6 +1,6 @@
 // The bar under the picture while a mask is made: candidates, label, time, discard, accept.
 
-import type { Answer, Draft } from "../core/session";
+import { isUnanswered, type Answer, type Draft } from "../core/session";
 import { h, icon } from "./dom";
 
 export interface BarActions {
@@ -44,6 +44,7 @@ export class Bar {
 
   render(draft: Draft | null): void {
     this.element.hidden = draft === null;
+    this.element.setAttribute("aria-busy", String(isUnanswered(draft)));
     if (!draft) {
       this.answers = null;
       this.labelInput.blur();

@@ -8,8 +8,12 @@ import type { Workbench } from "../workbench";
 import type { Intentions, Tool } from "./pointer";
 import type { Scene } from "./scene";
 import { lassoMask, Stroke } from "./stroke";
+import { Vertices, type Change } from "./vertices";
 
 export const BRUSH_SIZES = [1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, 200];
+
+/** How near a corner of the outline must be to be taken hold of, in screen pixels. */
+const CORNER_REACH = matchMedia("(pointer: coarse)").matches ? 22 : 9;
 
 /** How long the pointer rests before a preview is asked for; longer where the decoder is slow. */
 const HOVER_REST_MS = 45;
@@ -21,6 +25,7 @@ export class Hands implements Intentions {
 
   private stroke: Stroke | null = null;
   private lasso: Point[] = [];
+  private readonly vertices = new Vertices();
   private isTakingAway = false;
   private hoverTimer = 0;
   private isPreviewing = false;
@@ -41,6 +46,7 @@ export class Hands implements Intentions {
     this.chosen = tool;
     this.clearPreview();
     this.showBrush();
+    this.showVertices();
     this.onTool();
   }
 
@@ -84,6 +90,10 @@ export class Hands implements Intentions {
     const { image } = this.bench;
     if (!image) return;
     this.clearPreview();
+    if (this.chosen === "outline") {
+      this.grabCorner(at, isErasing);
+      return;
+    }
     this.isTakingAway = isErasing;
     if (this.chosen === "lasso") this.lasso = [];
     else if (!isErasing || this.bench.draft) {
@@ -95,7 +105,10 @@ export class Hands implements Intentions {
 
   strokeMove(at: Point): void {
     const place = this.scene.toImage(at);
-    if (this.chosen === "lasso") {
+    if (this.chosen === "outline") {
+      this.vertices.drag(this.clamped(place));
+      this.scene.front.rings = this.vertices.rings;
+    } else if (this.chosen === "lasso") {
       this.lasso.push(place);
       this.scene.front.lasso = this.lasso;
     } else this.stroke?.to(place);
@@ -104,6 +117,10 @@ export class Hands implements Intentions {
 
   strokeEnd(isCancelled: boolean): void {
     const { image } = this.bench;
+    if (this.chosen === "outline") {
+      if (image) this.change(this.vertices.drop(image, isCancelled));
+      return;
+    }
     const { stroke, lasso } = this;
     this.stroke = null;
     this.lasso = [];
@@ -112,9 +129,41 @@ export class Hands implements Intentions {
     if (image && !isCancelled) {
       const area: Mask | null = lasso.length ? lassoMask(lasso, { width: image.width, height: image.height }) : (stroke?.mask() ?? null);
       const kind = lasso.length ? "polygon" : this.isTakingAway ? "eraser" : "brush";
-      if (area) this.bench.paint(area, this.isTakingAway, kind, lasso.length ? lasso.length : this.brushSize);
+      const size = lasso.length ? lasso.length : this.brushSize;
+      if (area) this.bench.paint(this.isTakingAway ? null : area, this.isTakingAway ? area : null, kind, size);
     }
     this.scene.redrawFront();
+  }
+
+  // Corners of the outline
+
+  /** The draft's corners, while they can be moved. */
+  showVertices(): void {
+    const isOutline = this.chosen === "outline";
+    if (isOutline) this.vertices.follow(this.bench.draftMask(), this.scene.view.scale);
+    this.scene.front.rings = isOutline ? this.vertices.rings : null;
+    this.scene.redrawFront();
+  }
+
+  /** Without a mask in hand, the one under the pointer is taken up. */
+  private grabCorner(at: Point, isTakingAway: boolean): void {
+    const { image, draft } = this.bench;
+    const place = this.scene.toImage(at);
+    const reach = CORNER_REACH / this.scene.view.scale;
+    if (!image) return;
+    if (!draft) this.select(at, (id) => id !== null && this.bench.edit(id));
+    else if (isTakingAway) this.change(this.vertices.remove(place, reach, image));
+    else if (this.vertices.grab(place, reach)) this.showVertices();
+  }
+
+  private change(change: Change | null): void {
+    if (change?.added || change?.erased) this.bench.paint(change.added, change.erased, "polygon", 1);
+    this.showVertices();
+  }
+
+  private clamped({ x, y }: Point): Point {
+    const { width, height } = this.scene.image;
+    return { x: Math.max(0, Math.min(x, width)), y: Math.max(0, Math.min(y, height)) };
   }
 
   hover(at: Point | null): void {
@@ -178,13 +227,13 @@ export class Hands implements Intentions {
     this.scene.setView(pinched(this.scene.view, before, after, this.scene.image, this.scene.size));
   }
 
-  /** Select the smallest mask under a place. */
-  select(at: Point): void {
+  /** The smallest mask under a place is selected, or whatever `use` does with it. */
+  select(at: Point, use: (id: string | null) => void = this.selectAt): void {
     const place = this.inside(at);
     if (!place) return;
     const hit = this.scene.masks
       .filter(({ mask }) => maskHas(mask, Math.floor(place.x), Math.floor(place.y)))
       .sort((a, b) => a.mask.w * a.mask.h - b.mask.w * b.mask.h);
-    this.selectAt(hit[0]?.id ?? null);
+    use(hit[0]?.id ?? null);
   }
 }

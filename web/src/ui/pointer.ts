@@ -2,7 +2,7 @@
 
 import type { Point } from "../core/view";
 
-export type Tool = "add" | "remove" | "brush" | "eraser" | "lasso" | "hand";
+export type Tool = "add" | "remove" | "brush" | "eraser" | "lasso" | "outline" | "hand";
 
 export interface Intentions {
   tool(): Tool;
@@ -12,7 +12,7 @@ export interface Intentions {
   withdraw(): void;
   /** A box being drawn, or drawn. */
   box(from: Point, to: Point, isDone: boolean): void;
-  /** A stroke of brush, eraser or lasso. */
+  /** A stroke of brush, eraser or lasso, or a corner of the outline being moved. */
   strokeBegin(at: Point, isErasing: boolean): void;
   strokeMove(at: Point): void;
   strokeEnd(isCancelled: boolean): void;

@@ -3,6 +3,7 @@
 import { fitView, keptInSight, toImage, toScreen, type Point, type Size, type View } from "../core/view";
 import type { BoxXYXY, Step } from "../core/prompt";
 import type { Mask } from "../core/mask";
+import type { Ring } from "../core/outline";
 import { pathOf, tintOf, type Rgb } from "./shape";
 
 export interface SceneMask {
@@ -19,6 +20,8 @@ export interface Front {
   /** A box or a lasso while it is drawn. */
   box: BoxXYXY | null;
   lasso: readonly Point[] | null;
+  /** The draft's outline as polygons with corners to move. */
+  rings: readonly Ring[] | null;
   /** A stroke while it is painted takes the place of the draft. */
   stroke: { picture: OffscreenCanvas; isErasing: boolean } | null;
   /** The brush under the pointer. */
@@ -38,7 +41,7 @@ export class Scene {
   /** The mask that is selected or pointed at in the list. */
   emphasised: string | null = null;
   areMasksShown = true;
-  readonly front: Front = { draft: null, steps: [], preview: null, box: null, lasso: null, stroke: null, brush: null };
+  readonly front: Front = { draft: null, steps: [], preview: null, box: null, lasso: null, rings: null, stroke: null, brush: null };
 
   /** The picture, and the picture at a half, a quarter, ... of its size: drawn small from those it is quick and smooth. */
   private levels: ImageBitmap[] = [];
@@ -222,6 +225,7 @@ export class Scene {
       for (const point of front.lasso.map((place) => toScreen(view, place))) context.lineTo(point.x, point.y);
       this.strokeTwice(context);
     }
+    for (const { points } of front.rings ?? []) this.drawRing(context, points);
     for (const step of front.steps) {
       if (step.kind === "point") drawPoint(context, toScreen(view, step), step.label === 1);
     }
@@ -239,6 +243,23 @@ export class Scene {
     context.beginPath();
     context.rect(from.x, from.y, to.x - from.x, to.y - from.y);
     this.strokeTwice(context);
+  }
+
+  private drawRing(context: CanvasRenderingContext2D, points: readonly Point[]): void {
+    const places = points.map((point) => toScreen(this.view, point));
+    context.beginPath();
+    for (const { x, y } of places) context.lineTo(x, y);
+    context.closePath();
+    this.strokeTwice(context);
+    context.fillStyle = "#fff";
+    context.strokeStyle = ADD;
+    context.lineWidth = 1.5;
+    for (const { x, y } of places) {
+      context.beginPath();
+      context.rect(x - 3.5, y - 3.5, 7, 7);
+      context.fill();
+      context.stroke();
+    }
   }
 
   /** A light line on a dark one is seen on every picture. */

@@ -1,6 +1,7 @@
 // A mask as something that can be drawn at any zoom: its outline along the pixels' edges, to be filled and stroked.
 
 import { decodeRle, type Mask, type Rle } from "../core/mask";
+import { outlines } from "../core/outline";
 
 export type Rgb = readonly [number, number, number];
 
@@ -59,44 +60,4 @@ function tinted({ w, h, bits }: Mask, [red, green, blue]: Rgb): OffscreenCanvas 
   const canvas = new OffscreenCanvas(w, h);
   canvas.getContext("2d")!.putImageData(picture, 0, 0);
   return canvas;
-}
-
-const RIGHT = 0;
-
-/** A mask more ragged than this is drawn by its tint alone: its outline would cover it, and take longer than the decoder. */
-const MAX_CORNERS = 12_000;
-
-/** Corners x, y, x, y, ... of every closed outline, in the window's pixels; none where there are too many. */
-export function outlines({ w, h, bits }: Mask): number[][] {
-  // A border of zeros around, so that nobody need ask whether a neighbour is there.
-  const across = w + 2;
-  const padded = new Uint8Array(across * (h + 2));
-  for (let row = 0; row < h; row++) padded.set(bits.subarray(row * w, (row + 1) * w), (row + 1) * across + 1);
-  // By way (right, down, left, up): the step to the next corner, and the pixels ahead of it on either hand.
-  const step = [1, across, -1, -across];
-  const left = [-across, 0, -1, -across - 1];
-  const right = [0, -1, -across - 1, -across];
-  const WALKED = 2; // a pixel whose top edge belongs to an outline already
-  const found: number[][] = [];
-  let cornersLeft = MAX_CORNERS;
-  for (let start = across; start < padded.length; start++) {
-    // Every outline, around a hole too, has a top edge; it is walked to the right, from corner to corner, which are
-    // named after the pixel to the lower right.
-    if (padded[start] !== 1 || padded[start - across]) continue;
-    const corners: number[] = [];
-    let at = start;
-    let way = RIGHT;
-    do {
-      if (way === RIGHT) padded[at] = WALKED;
-      at += step[way];
-      // Turning left first joins pixels that touch at a corner.
-      const next = padded[at + left[way]] ? (way + 3) % 4 : padded[at + right[way]] ? way : (way + 1) % 4;
-      if (next !== way) corners.push((at % across) - 1, Math.floor(at / across) - 1);
-      way = next;
-    } while (at !== start || way !== RIGHT);
-    cornersLeft -= corners.length / 2;
-    if (cornersLeft < 0) return [];
-    found.push(corners);
-  }
-  return found;
 }

@@ -55,15 +55,16 @@ export interface Paint {
   readonly erased: Rle | null;
 }
 
-/** All paint after a further area was added or erased: the later stroke counts. */
-export function paintedOver({ added, erased }: Paint, area: Mask, isErasing: boolean): Paint {
-  const plus = added && decodeRle(added);
-  const minus = erased && decodeRle(erased);
-  const join = (old: Mask | null) => codeOf(old ? painted(old, area, null) : area);
-  const cut = (old: Mask | null) => codeOf(old && painted(old, null, area));
-  return isErasing ? { added: cut(plus), erased: join(minus) } : { added: join(plus), erased: cut(minus) };
+/** All paint after further areas were added and erased: the later stroke counts. */
+export function paintedOver(paint: Paint, added: Mask | null, erased: Mask | null): Paint {
+  const over = (code: Rle | null, plus: Mask | null, minus: Mask | null) => {
+    const old = code && decodeRle(code);
+    const grown = old ? painted(old, plus, minus) : plus;
+    return grown && codeOf(grown);
+  };
+  return { added: over(paint.added, added, erased), erased: over(paint.erased, erased, added) };
 }
 
-function codeOf(mask: Mask | null): Rle | null {
-  return mask && maskArea(mask) ? encodeRle(mask) : null;
+function codeOf(mask: Mask): Rle | null {
+  return maskArea(mask) ? encodeRle(mask) : null;
 }

@@ -11,6 +11,7 @@ export const TOOLS: readonly [Tool, IconName, string][] = [
   ["brush", "brush", "Brush (B)"],
   ["eraser", "eraser", "Eraser (X)"],
   ["lasso", "lasso", "Lasso (Q)"],
+  ["outline", "outline", "Move corners of the outline (W)"],
   ["hand", "hand", "Move the picture (H)"],
 ];
 
