@@ -6,7 +6,8 @@
 The server encodes one photograph of 1800x1200 (scikit-image's cat, enlarged), Chromium shows it at 1280x800, and clicks
 fall all over the picture: each a new object, every third one refined by a second click. Times run from the browser's
 own stamp of the button going down. "drawn" ends when the mask is painted into the canvas, "shown" after the frame that
-puts it on the screen; "decoder" is the worker's part. Random weights give masks of noise: the longest outlines.
+puts it on the screen; "decoder" is the worker's part. Pointers do not rest before the click; where they do, the preview
+has been decoded already, and "rested" says what is left. Random weights give masks of noise: the longest outlines.
 """
 
 from __future__ import annotations
@@ -92,30 +93,33 @@ def wait_for(is_there: Any, what: str, seconds: float = 180) -> None:
     sys.exit(f"{what} did not come within {seconds} s")
 
 
-def click_everywhere(page: Any, clicks: int) -> list[dict[str, float]]:
-    """Click, wait for the mask, click again; the first three warm up."""
+def click_everywhere(page: Any, clicks: int, rest_ms: float) -> list[dict[str, float]]:
+    """Click, wait for the mask and all candidates, click again; the first three warm up."""
     chance = random.Random(0)
-    wait_for(lambda: page.locator("#decoding").get_attribute("data-state") == "page", "the decoder")
-    wait_for(lambda: page.locator("#progress").is_hidden(), "the embedding")
+    bar = page.locator(".bar")
+    page.evaluate("times.length = 0")
     for index in range(clicks + 3):
         if index % 3 != 2:
             page.keyboard.press("Escape")  # a new object
         page.mouse.move(chance.uniform(LEFT, RIGHT), chance.uniform(TOP, BOTTOM))
-        page.wait_for_timeout(120)  # a preview, if any, is over when the click comes
+        if rest_ms:
+            page.wait_for_timeout(rest_ms)
         page.mouse.down()
         page.mouse.up()
         wait_for(lambda index=index: page.evaluate("times.length") > index, "a mask", 30)
+        wait_for(lambda: bar.get_attribute("aria-busy") == "false", "the candidates", 30)
+        page.wait_for_timeout(100)
     return page.evaluate("times")[3:]
 
 
 def summary(times: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Median, 95th percentile and maximum of each kind of time, in milliseconds."""
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for kind in ("decoder", "drawn", "shown"):
         values = np.array([time[kind] for time in times])
-        p50, p95 = np.percentile(values, [50, 95])
-        found[kind] = {"median_ms": p50, "p95_ms": p95, "max_ms": values.max()}
-    return {kind: {name: round(float(value), 1) for name, value in row.items()} for kind, row in found.items()}
+        figures = (np.median(values), np.percentile(values, 95), values.max())
+        found[kind] = dict(zip(("median_ms", "p95_ms", "max_ms"), (round(float(ms), 1) for ms in figures), strict=True))
+    return found
 
 
 def main() -> None:
@@ -134,7 +138,10 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.add_init_script(RECORD)
         page.goto(f"{url}?threads={options.threads}")
-        result = summary(click_everywhere(page, options.clicks))
+        wait_for(lambda: page.locator("#decoding").get_attribute("data-state") == "page", "the decoder")
+        wait_for(lambda: page.locator("#progress").is_hidden(), "the embedding")
+        result: dict[str, Any] = summary(click_everywhere(page, options.clicks, 0))
+        result["rested"] = summary(click_everywhere(page, options.clicks // 2, 400))["drawn"]
         how = page.locator("#decoding").get_attribute("title")
         browser.close()
     print(json.dumps({"model": options.model, "clicks": options.clicks, "how": how, **result}, indent=2))

@@ -118,7 +118,7 @@ def until(is_true: Callable[[], bool], what: str, seconds: float = 120) -> None:
 class Hand:
     """A page and what a person does on it; places are image pixels.
 
-    who: another annotator than the server's own. has_clock: time can be set forward (`page.clock`).
+    who: another annotator than the server's own.
     """
 
     def __init__(
@@ -129,7 +129,6 @@ class Hand:
         *,
         url: str | None = None,
         who: str | None = None,
-        has_clock: bool = False,
         **options: Any,
     ) -> None:
         self.server = server
@@ -138,8 +137,6 @@ class Hand:
         self.page = self.context.new_page()
         self.problems: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        if has_clock:
-            self.page.clock.install()
         if who is not None:
             self.page.add_init_script(f"localStorage.setItem('anymask/annotator', {json.dumps(who)})")
         self.page.goto((url or server.url) + query)

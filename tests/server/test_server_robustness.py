@@ -118,7 +118,7 @@ PATHS = st.lists(
 @given(PATHS)
 @settings(max_examples=10 * EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_path_leads_to_a_file(quiet_client: TestClient, parts: list[str]) -> None:
-    answer = quiet_client.get("/" + "/".join(parts))
+    answer = quiet_client.get("http://testserver/" + "/".join(parts))
     assert answer.status_code in FINE
     assert b"root:" not in answer.content
     assert b"SQLite format" not in answer.content

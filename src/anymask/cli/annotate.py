@@ -67,6 +67,10 @@ def open_folder(
         str | None, typer.Option(envvar="ANYMASK_TOKEN", help="Ask for this token; made up where one is needed.")
     ] = None,
     allow_host: Annotated[list[str] | None, typer.Option(help="A further name by which the server is called.")] = None,
+    seconds_per_mask: Annotated[
+        float,
+        typer.Option(min=1, help="After this long on one mask the page offers the next image (the paper's rule)."),
+    ] = 30,
     lease_minutes: Annotated[float, typer.Option(min=0.1, help="How long an image stays with an annotator.")] = 10,
     store: StoreUrl = None,
     browser: Annotated[bool | None, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = None,
@@ -85,6 +89,7 @@ def open_folder(
     rules = Rules(
         annotator=(annotator or _login())[:64],
         labels=tuple(label or ()),
+        seconds_per_mask=seconds_per_mask,
         lease_seconds=60 * lease_minutes,
     )
     with _progress() as progress:
