@@ -218,13 +218,13 @@ export class Page {
   private async finishImage(): Promise<void> {
     const { bench } = this;
     if (!bench.image || this.gallery.isBusy) return;
+    const isLong = !this.nudge.hidden; // accepting hides it
     // The mask in hand counts as it is: that is what "good enough" says.
     if (bench.draft && !bench.accept()) {
       while (bench.isAccepting) await new Promise((resolve) => setTimeout(resolve, 20));
       if (bench.draft) return;
     }
     const { id } = bench.image;
-    const isLong = !this.nudge.hidden;
     this.sync.finish(id, { reason: isLong ? "good-enough" : "complete", seconds: bench.imageSeconds });
     this.gallery.replaceListed({ ...bench.image, state: "done" });
     this.doneHere++;
