@@ -165,13 +165,13 @@ def test_colleagues_get_other_images_and_may_take_one_over(chromium: Any, hand: 
     tile = bert.page.locator(".tile", has_text="a.png")
     until(lambda: "anna" in tile.inner_text(), "the sheet says who has it")
     tile.click()
-    question = bert.page.get_by_text("anna works on this image")
+    question = bert.page.get_by_role("heading", name="anna works on this image")
     question.wait_for()
-    bert.page.get_by_text("Leave it").click()
+    bert.page.get_by_role("button", name="Leave it").click()
     assert bert.page.locator("#file-name").inner_text() == "b.png"
     bert.press("o")
     tile.click()
-    bert.page.get_by_text("Take over").click()
+    bert.page.get_by_role("button", name="Take over").click()
     bert.ready("a.png")
     assert server.get("images/1")["lease"]["holder"] == "bert"
 
