@@ -1,4 +1,4 @@
-"""An annotator's day: proposals, the paper's rules, undo over everything, colleagues, all images."""
+"""An annotator's day: proposals, the paper's rules, undo over everything, colleagues, all images, other machines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from browsing import DISCS_XY, SIZE_WH, Hand, Server, until
+from browsing import DISCS_XY, OTHER_HOST, SIZE_WH, Hand, Server, until
 
 from anymask.data.sa1b import write_sa1b
 from anymask.geometry.rle import decode_rle
@@ -207,3 +207,21 @@ def test_the_sheet_of_all_images_shows_how_far_it_is_and_downloads(hand: Hand, s
     sheet.locator(".tile").click()
     hand.ready("a.png")
     assert hand.rows() == 1
+
+
+def test_a_tablet_in_the_same_network_needs_the_token_and_works(chromium: Any, serve: Serve) -> None:
+    """Not at loopback, not over https: no threads and no random UUIDs from the browser, but the same page."""
+    server = serve("--host", "0.0.0.0", "--token", "a-long-secret")
+    other = f"http://{OTHER_HOST}:{server.port}/"
+    stranger = chromium.new_page()
+    assert stranger.goto(other).status == 401
+    stranger.close()
+    hand = Hand(chromium, server, url=other, query="?token=a-long-secret")
+    assert hand.page.evaluate("isSecureContext") is False
+    assert "token" not in hand.page.url
+    assert hand.page.locator("#decoding").get_attribute("data-state") == "page"
+    hand.click(*DISCS_XY[0])
+    hand.accept()
+    server.headers["Authorization"] = "Bearer a-long-secret"
+    assert len(server.annotations(1)) == 1
+    hand.close()
