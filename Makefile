@@ -14,13 +14,14 @@ POINT ?=
 TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 OMP_NUM_THREADS=1
 CORES ?= $(shell nproc)
 
-.PHONY: help setup page demo test lint format bench train-tiny export-tiny clean
+.PHONY: help setup page demo test lint format bench docs train-tiny export-tiny clean
 
 help:
 	@echo "make demo [IMAGE=my.jpg POINT=x,y]   segment a photograph and write the picture"
 	@echo "make test                            everything the project checks"
 	@echo "make lint | format                   ruff, mypy and the floors of the house"
 	@echo "make bench [PAIRS='encode click']    speed against the peers, which it installs beside"
+	@echo "make docs                            draw the pictures of the documentation anew"
 	@echo "make page                            build the annotator's page (needs Node 20)"
 	@echo "make train-tiny [DATA=folder]        start or continue the shipped model's long run"
 	@echo "make export-tiny                     package its best weights, if they are better"
@@ -78,6 +79,9 @@ train-tiny: setup
 # Each pair runs in turns, A B A B, with both sides' weights random and the same; see docs/performance.md.
 bench: setup
 	$(BIN)/python benchmarks/bench.py $(PAIRS) $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+
+docs: setup
+	$(BIN)/python benchmarks/contact_sheet.py docs/images/everything.jpg
 
 export-tiny: setup
 	$(BIN)/anymask export-weights $(or $(RUN),$$($(BIN)/python -c "from anymask.model.cache import cache_folder; print(cache_folder() / 'train' / 'tiny')")) \

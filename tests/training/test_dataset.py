@@ -82,7 +82,7 @@ def test_a_mask_of_nearly_the_whole_image_is_left_out_however_it_is_cropped(scen
     assert max(annotation.area for annotation in sample) == 96 * 120
     config = small_config(scenes, masks_per_image=6, max_area_share=0.9)
     for seed in range(20):
-        drawn = draw_sample(read_sample(scenes / "0.png"), config, np.random.default_rng(seed))
+        drawn = draw_sample(read_sample(scenes / "0.png"), config, config.masks_per_image, np.random.default_rng(seed))
         # Padding makes the whole image no more than 80% of its crop.
         assert drawn.masks_khw.mean(axis=(1, 2)).max() < 0.5
 
@@ -91,7 +91,9 @@ def test_masks_lie_on_their_objects(scenes):
     """Without jitter a crop is the scene resized, and its masks are the scene's."""
     config = small_config(scenes, crop_size=120, masks_per_image=3)
     for index in range(3):
-        drawn = draw_sample(read_sample(scenes / f"{index}.png"), config, np.random.default_rng(0))
+        drawn = draw_sample(
+            read_sample(scenes / f"{index}.png"), config, config.masks_per_image, np.random.default_rng(0)
+        )
         image, masks = draw_scene(index)
         height, width = image.shape[:2]
         assert drawn.size_hw == (height, width)
@@ -103,7 +105,7 @@ def test_masks_lie_on_their_objects(scenes):
 
 def test_an_image_with_few_masks_repeats_them(scenes):
     config = small_config(scenes, masks_per_image=7)
-    drawn = draw_sample(read_sample(scenes / "0.png"), config, np.random.default_rng(0))
+    drawn = draw_sample(read_sample(scenes / "0.png"), config, config.masks_per_image, np.random.default_rng(0))
     assert drawn.masks_khw.shape == (7, 64, 64)
     different = {mask.tobytes() for mask in drawn.masks_khw}
     assert len(different) == 3

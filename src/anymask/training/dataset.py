@@ -90,7 +90,7 @@ class BatchDataset(Dataset[TrainingBatch]):
         for slot in range(self.images):
             # The slot counts over all processes: N processes see together what one would see alone.
             rng = np.random.default_rng((self.config.seed, step, first_slot + slot))
-            drawn = self._composite(self._draw(rng), rng)
+            drawn = self._composite(self._draw(rng, self.config.masks_per_image), rng)
             pixels.append(torch.from_numpy(drawn.image_hwc).permute(2, 0, 1))
             sizes_hw.append(drawn.size_hw)
             masks.append(torch.from_numpy(drawn.masks_khw))
@@ -109,7 +109,7 @@ class BatchDataset(Dataset[TrainingBatch]):
             if kind < pasting.painted_share:
                 composite = paint(image_hwc, masks_khw, rng)
             else:
-                donor = self._draw(rng)
+                donor = self._draw(rng, masks_per_image=1)
                 is_blob = kind < pasting.painted_share + pasting.blob_share
                 cut_out = draw_blob(scene.size_hw, rng) if is_blob else donor.masks_khw[0, :height, :width]
                 composite = paste(image_hwc, masks_khw, donor.image_hwc[:height, :width], cut_out, rng)
@@ -117,10 +117,10 @@ class BatchDataset(Dataset[TrainingBatch]):
                 image_hwc[:], masks_khw[:] = composite
         return scene
 
-    def _draw(self, rng: np.random.Generator) -> DrawnCrop:
+    def _draw(self, rng: np.random.Generator, masks_per_image: int) -> DrawnCrop:
         for _ in range(MAX_TRIES):
             folder = self.folders[rng.choice(len(self.folders), p=self.probabilities)]
-            drawn = draw_sample(folder[int(rng.integers(len(folder)))], self.config, rng)
+            drawn = draw_sample(folder[int(rng.integers(len(folder)))], self.config, masks_per_image, rng)
             if drawn is not None:
                 return drawn
         folders = ", ".join(source.folder for source in self.config.sources)
@@ -138,7 +138,9 @@ class DrawnCrop(NamedTuple):
     masks_khw: np.ndarray
 
 
-def draw_sample(sample: Sample, config: TrainConfig, rng: np.random.Generator) -> DrawnCrop | None:
+def draw_sample(
+    sample: Sample, config: TrainConfig, masks_per_image: int, rng: np.random.Generator
+) -> DrawnCrop | None:
     """A crop of one image and its masks, some of them twice where it has few; None where it has none."""
     crop = draw_crop(sample.size_hw, config.crop_size, config.augmentation, rng)
     image_area = sample.size_hw[0] * sample.size_hw[1]
@@ -157,12 +159,14 @@ def draw_sample(sample: Sample, config: TrainConfig, rng: np.random.Generator) -
         mask = crop.apply(whole_mask.astype(np.uint8) * 255) >= 128
         if config.min_area <= mask.sum() <= config.max_area_share * mask.size:
             masks.append(mask)
-        if len(masks) == config.masks_per_image:
+        if len(masks) == masks_per_image:
             break
     if not masks:
         return None
-    chosen = [masks[index % len(masks)] for index in range(config.masks_per_image)]
-    image = crop.apply(jitter_colour(sample.read_image(crop.scale), config.augmentation.colour, rng))
+    chosen = [masks[index % len(masks)] for index in range(masks_per_image)]
+    image = crop.apply(sample.read_image(crop.scale))
+    height, width = crop.target_hw
+    image[:height, :width] = jitter_colour(image[:height, :width], config.augmentation.colour, rng)
     return DrawnCrop(image, crop.target_hw, np.stack(chosen))
 
 
