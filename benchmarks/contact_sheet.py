@@ -2,7 +2,7 @@
 
     python benchmarks/contact_sheet.py docs/images/everything.jpg
 
-The photographs lie in scikit-image: in the public domain or CC0, says its own list of sources.
+The photographs lie in scikit-image: in the public domain, CC0 or without known restrictions, says its own list of sources.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from anymask.geometry.resize import resize_image
 from anymask.geometry.rle import decode_rles
 from anymask.render import draw_overlay
 
-PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "camera.png", "hubble_deep_field.jpg")
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "camera.png", "coins.png")
 TILE_HW = (300, 400)
 COLUMNS = 3
 GAP = 6
