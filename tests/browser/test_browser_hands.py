@@ -48,6 +48,12 @@ def steps_of(server: Server) -> list[dict[str, Any]]:
     return [] if draft is None else draft["content"]["draft"]["steps"]
 
 
+def added_of(server: Server) -> Any:
+    """What was painted so far, as the server keeps it; None before the first stroke."""
+    draft = server.draft(1)
+    return None if draft is None else draft["content"]["draft"]["added"]
+
+
 def test_the_mask_under_a_resting_pointer_is_shown_and_nothing_is_kept_of_it(hand: Hand, server: Server) -> None:
     x, y = DISCS_XY[0]
     assert hand.front_alpha(x + 50, y) == 0
@@ -111,23 +117,22 @@ def test_a_finger_draws_boxes_and_paints(tablet: Hand, server: Server) -> None:
     x, y = DISCS_XY[1]
     fingers = Fingers(tablet)
     fingers.move((tablet.place(x - 80, y - 80), tablet.place(x + 80, y + 80)))
-    tablet.answered(1)
-    tablet.saved()
+    until(lambda: len(steps_of(server)) == 1, "the box is saved")
     (step,) = steps_of(server)
     assert step["box"] == pytest.approx([x - 80, y - 80, x + 80, y + 80], abs=1)
     tablet.page.locator("[data-tool=brush]").tap()
+    tablet.answered(1)
     fingers.move((tablet.place(30, 440), tablet.place(130, 440)))
-    tablet.saved()
-    draft = server.draft(1)
-    assert draft is not None
-    assert rle_area(draft["content"]["draft"]["added"]) == pytest.approx(100 * 15, rel=0.3)
+    until(lambda: bool(added_of(server)), "the stroke is saved")
+    added = added_of(server)
+    assert rle_area(added) == pytest.approx(100 * 15, rel=0.3)
     # A second finger while painting: that was no stroke.
     fingers.touch("touchStart", tablet.place(300, 440))
     fingers.touch("touchMove", tablet.place(360, 440))
     fingers.touch("touchStart", tablet.place(360, 440), tablet.place(460, 440))
     fingers.touch("touchEnd")
     tablet.saved()
-    assert server.draft(1)["content"]["draft"]["added"] == draft["content"]["draft"]["added"]  # type: ignore[index]
+    assert added_of(server) == added
 
 
 def test_corners_of_an_outline_are_moved_and_taken_away(hand: Hand, server: Server) -> None:
