@@ -2,7 +2,8 @@
 
     python benchmarks/contact_sheet.py docs/images/everything.jpg
 
-The photographs lie in scikit-image: in the public domain, CC0 or without known restrictions, says its own list of sources.
+The photographs lie in scikit-image: in the public domain, CC0 or without known restrictions, says its own list of
+sources.
 """
 
 from __future__ import annotations

@@ -99,8 +99,8 @@ class TopDown(nn.Module):
         super().__init__()
         self.reduce = nn.Conv2d(coarse_channels, channels, 1)
         self.mix = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)
+        for parameter in self.mix.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
         """(B, C, 2h, 2w) and (B, C', h, w) -> (B, C, 2h, 2w)."""
