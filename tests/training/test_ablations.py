@@ -68,4 +68,4 @@ def test_other_sets_can_judge(scenes, tmp_path):
     own = small_config(scenes, total_steps=1)
     other = replace(own, validation_sources=(DataSource(str(scenes)),))
     results = run_ablation([Variant("own", own), Variant("other", other)], tmp_path, device="cpu")
-    assert results["own"]["box"] != results["other"]["box"]
+    assert results["own"]["iou_error"] != results["other"]["iou_error"]  # of other images; IoUs may all be 0 so early
