@@ -52,7 +52,9 @@ def test_every_parameter_learns(segmenter, config, batch):
     # A key's bias shifts all of its scores alike, which the softmax takes out again; of the three ambiguous
     # outputs only those learn that were the best for some mask.
     outputs = {name for name in gradients if "output_hypernetworks_mlps" in name}
-    assert {name for name in still - outputs if not name.endswith("k_proj.bias")} == set()
+    # What lies before a layer that starts at zero learns from the second step on.
+    waiting = {name for name in still if "top_down" in name and ".reduce." in name}
+    assert {name for name in still - outputs - waiting if not name.endswith("k_proj.bias")} == set()
     learning = {name.split(".")[2] for name in outputs - still}
     assert "0" in learning
     assert len(learning) >= 2
