@@ -52,6 +52,8 @@ export class Pointers {
     element.addEventListener("pointerleave", () => intentions.hover(null));
     element.addEventListener("contextmenu", (event) => event.preventDefault());
     element.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    // Else a quick finger flings the page in Chromium's eyes, and the tap on a button that follows only stops the fling.
+    element.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
   }
 
   setSpace(isDown: boolean): void {
