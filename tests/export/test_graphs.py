@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anymask.errors import AnymaskError
 from anymask.export import graphs
-from anymask.export.decoder import export_decoder
+from anymask.export.decoder import export_decoder, export_decoder_parts
 from anymask.export.encoder import export_encoder
 from anymask.export.reference import export_reference_decoder
 from anymask.export.whole import export_whole
@@ -84,9 +84,30 @@ LABELS = [
 ]
 
 
-def test_decoder(model: Segmenter, tmp_path: Path, open_graph: Opener) -> None:
+class Parts:
+    """The decoder's two graphs, one after the other."""
+
+    def __init__(self, model: Segmenter, folder: Path, open_graph: Opener) -> None:
+        self.preparation, self.prompts = map(open_graph, export_decoder_parts(model, folder))
+
+    def run(self, names: list[str] | None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        wanted, taken = ({port.name for port in part.get_inputs()} for part in (self.prompts, self.preparation))
+        assert not wanted & taken & {"points_xy", "labels", "mask_input", "has_mask"}
+        made = self.preparation.run(None, {name: feeds[name] for name in taken})
+        feeds = feeds | dict(zip([port.name for port in self.preparation.get_outputs()], made, strict=True))
+        return self.prompts.run(names, {name: feeds[name] for name in wanted})
+
+
+def open_decoder(form: str, model: Segmenter, folder: Path, open_graph: Opener) -> Any:
+    if form == "whole":
+        return open_graph(export_decoder(model, folder / "decoder.onnx"))
+    return Parts(model, folder, open_graph)
+
+
+@pytest.mark.parametrize("form", ["whole", "parts"])
+def test_decoder(form: str, model: Segmenter, tmp_path: Path, open_graph: Opener) -> None:
     """Batches of any size and length, frames of any shape."""
-    session = open_graph(export_decoder(model, tmp_path / "decoder.onnx"))
+    session = open_decoder(form, model, tmp_path, open_graph)
     for size_hw in [(150, 200), (200, 90), (100, 100)]:
         cells_hw = cells_of(model, size_hw)
         features = make_features(model, cells_hw)
@@ -99,8 +120,9 @@ def test_decoder(model: Segmenter, tmp_path: Path, open_graph: Opener) -> None:
                 assert_near(ours, theirs)
 
 
-def test_padding_changes_no_answer(model: Segmenter, tmp_path: Path, open_graph: Opener) -> None:
-    session = open_graph(export_decoder(model, tmp_path / "decoder.onnx"))
+@pytest.mark.parametrize("form", ["whole", "parts"])
+def test_padding_changes_no_answer(form: str, model: Segmenter, tmp_path: Path, open_graph: Opener) -> None:
+    session = open_decoder(form, model, tmp_path, open_graph)
     cells_hw = cells_of(model, (150, 200))
     features = feature_feeds(make_features(model, cells_hw))
     prompts = prompt_feeds(make_prompts(model, cells_hw, LABELS[2]))

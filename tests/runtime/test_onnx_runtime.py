@@ -108,7 +108,7 @@ def test_load_model_writes_graphs_once(random_tiny: Segmenter, monkeypatch: pyte
     monkeypatch.setattr(zoo, "load_model", lambda *_: random_tiny)
     model = load_model("tiny", runtime="onnx")
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.onnx")}
-    assert sorted(path.name for path in written) == ["decoder.onnx", "encoder.onnx"]
+    assert sorted(path.name for path in written) == ["encoder.onnx", "preparation.onnx", "prompts.onnx"]
     assert all(fingerprint(random_tiny) in path.parent.name for path in written)
     load_model("tiny", runtime="onnx")
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.onnx")}
@@ -131,8 +131,8 @@ def test_what_is_refused(graphs: Path, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "encoder.onnx").write_bytes(b"not a graph")
     with pytest.raises(CheckpointError, match=r"encoder\.onnx is not a graph"):
         open_graphs(tmp_path)
-    (tmp_path / "encoder.onnx").write_bytes((graphs / "decoder.onnx").read_bytes())
-    with pytest.raises(CheckpointError, match="has the contract decoder-1; allowed here is encoder-1"):
+    (tmp_path / "encoder.onnx").write_bytes((graphs / "prompts.onnx").read_bytes())
+    with pytest.raises(CheckpointError, match="has the contract prompts-1; allowed here is encoder-1"):
         open_graphs(tmp_path)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(AnymaskError, match=r"pip install 'anymask\[export\]'"):
@@ -142,12 +142,12 @@ def test_what_is_refused(graphs: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_graphs_of_two_models_do_not_mix(graphs: Path, random_tiny: Segmenter, tmp_path: Path) -> None:
     import onnx
 
-    for name in ("encoder.onnx", "decoder.onnx"):
+    for name in ("encoder.onnx", "preparation.onnx", "prompts.onnx"):
         (tmp_path / name).write_bytes((graphs / name).read_bytes())
-    other = onnx.load(str(tmp_path / "decoder.onnx"))
+    other = onnx.load(str(tmp_path / "prompts.onnx"))
     for entry in other.metadata_props:
         if entry.key == "weights":
             entry.value = "0123456789abcdef"
-    onnx.save(other, str(tmp_path / "decoder.onnx"))
-    with pytest.raises(CheckpointError, match="graphs of two models"):
+    onnx.save(other, str(tmp_path / "prompts.onnx"))
+    with pytest.raises(CheckpointError, match="graphs of several models"):
         open_graphs(tmp_path)

@@ -93,22 +93,29 @@ def test_a_prompt_that_cannot_be_answered_is_refused(client: TestClient, prompt:
     assert named in answer.json()["detail"]
 
 
-def test_the_decoder_comes_as_a_graph_that_decodes_the_embedding(client: TestClient, predictor: Predictor) -> None:
+def test_the_decoder_comes_as_graphs_that_decode_the_embedding(client: TestClient, predictor: Predictor) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs anymask[export]")
     assert client.get("/api/session").json()["decoder"]["available"] is True
-    graph = ask_until_ready(client, "GET", "/api/decoder.onnx").content
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    preparation, decoder = (
+        onnxruntime.InferenceSession(
+            ask_until_ready(client, "GET", f"/api/decoder/{part}.onnx").content, providers=["CPUExecutionProvider"]
+        )
+        for part in ("preparation", "prompts")
+    )
     tensors = load(ask_until_ready(client, "GET", "/api/images/1/embedding").content)
     frame = client.get("/api/images/1").json()["frame"]
     scale = np.array(frame["resized_hw"][::-1]) / np.array(frame["original_hw"][::-1])
     height, width = tensors["embedding"].shape[-2:]
-    inputs = {name: tensor.float().numpy() for name, tensor in tensors.items()} | {
+    maps = {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    made = dict(zip([port.name for port in preparation.get_outputs()], preparation.run(None, maps), strict=True))
+    wanted = {port.name for port in decoder.get_inputs()}
+    inputs = {name: values for name, values in (maps | made).items() if name in wanted} | {
         "points_xy": np.array([[np.array([40, 35]) * scale, [0, 0]]], dtype=np.float32),
         "labels": np.array([[1, -1]], dtype=np.int32),
         "mask_input": np.zeros((1, 1, 4 * height, 4 * width), dtype=np.float32),
         "has_mask": np.zeros(1, dtype=np.float32),
     }
-    logits, ious = session.run(["logits", "ious"], inputs)
+    logits, ious = decoder.run(["logits", "ious"], inputs)
     answer = client.post("/api/images/1/decode", json={"points": [[40, 35]], "return_logits": True}).json()["masks"]
     for mask in answer:
         served = np.frombuffer(base64.b64decode(mask["mask_logits"]), "<f2").reshape(logits.shape[-2:])

@@ -10,7 +10,7 @@ export interface ServerSession {
   annotator: string;
   annotator_fixed: boolean;
   model: { name: string; fingerprint: string; stride: number };
-  decoder: { available: boolean; reason: string | null; url: string };
+  decoder: { available: boolean; reason: string | null; preparation_url: string; prompts_url: string };
   labels: string[];
   seconds_per_mask: number;
   lease_seconds: number;

@@ -347,8 +347,8 @@ export class Workbench {
 
 /** From the largest to the smallest, the single answer first. */
 function bySize(candidates: readonly Candidate[]): Candidate[] {
-  const rank = ({ token, mask }: Candidate) => (token === 0 ? -Infinity : -maskArea(mask));
-  return [...candidates].sort((a, b) => rank(a) - rank(b));
+  const ranked = candidates.map((candidate) => ({ candidate, rank: candidate.token === 0 ? -Infinity : -maskArea(candidate.mask) }));
+  return ranked.sort((a, b) => a.rank - b.rank).map(({ candidate }) => candidate);
 }
 
 function areSameSteps(a: readonly Step[], b: readonly Step[]): boolean {

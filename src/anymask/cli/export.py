@@ -111,7 +111,7 @@ def folder(
     half: HalfOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """encoder.onnx and decoder.onnx as load_model(..., checkpoint=FOLDER, runtime="onnx") opens them."""
+    """encoder.onnx, preparation.onnx and prompts.onnx as load_model(..., checkpoint=FOLDER, runtime="onnx") opens them."""
     from anymask.export.folder import export_folder
 
     written = export_folder(_load(model, checkpoint), out, half)
@@ -143,7 +143,7 @@ def int8(
     """A model whose image encoder computes in 8 bits, for the CPU. Any command takes it as --model OUT.
 
     For ViT models: a checkpoint with 8-bit linear layers, whose inputs are rounded as they come. For `tiny`, which is
-    convolutions: --calibrate DIR, which writes encoder.onnx and decoder.onnx for onnxruntime. Best written on the
+    convolutions: --calibrate DIR, which writes a folder of graphs for onnxruntime. Best written on the
     machine that will use it.
 
     Prints how much faster it is, here and now, and with --evaluate what it costs in mean IoU on the same objects.

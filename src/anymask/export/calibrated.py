@@ -20,14 +20,14 @@ import numpy as np
 
 from anymask.data.images import list_images, read_image
 from anymask.errors import AnymaskError
-from anymask.export.decoder import export_decoder
+from anymask.export.decoder import export_decoder_parts
 from anymask.export.encoder import export_encoder
 from anymask.export.folder import make_folder
 from anymask.export.graphs import graph_facts, save_graph
 from anymask.model.image_encoder import ViTEncoder
 from anymask.model.int8 import has_exact_sums, require_processor
 from anymask.model.segmenter import Segmenter
-from anymask.runtime.onnx import DECODER_FILE, ENCODER_FILE
+from anymask.runtime.onnx import ENCODER_FILE
 
 if TYPE_CHECKING:
     import onnx
@@ -70,7 +70,7 @@ def export_calibrated_folder(model: Segmenter, folder: str | Path, photographs: 
         graph = _round_convolutions(exact, _pixels(model, photographs))
     _name_graph(graph, model)
     save_graph(graph, folder / ENCODER_FILE)
-    export_decoder(model, folder / DECODER_FILE)
+    export_decoder_parts(model, folder)
     return folder
 
 

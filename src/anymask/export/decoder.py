@@ -5,6 +5,9 @@ Inputs: `embedding` (1, C, h, w) and, where the model has them, `skip_0` (1, C8,
 `mask_input` (B, 1, 4h, 4w) float32 logits and `has_mask` (B,) float32, 1 where a row of them counts.
 Outputs: `logits` (B, M, 4h, 4w) over the padded frame, `ious` (B, M); output 0 is the single one.
 
+Many prompts of one image are answered more quickly by two graphs, `export_decoder_parts`: the first takes the features
+and gives what is worked out from them alone, whatever that is; the second takes that and the prompts.
+
 Legend: B prompts, N points, C channels, M mask outputs, h w embedding cells.
 """
 
@@ -16,11 +19,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anymask.export.graphs import Port, example_features, example_prompts, feature_ports, graph_facts, write_graph
+from anymask.export.graphs import (
+    Port,
+    example_features,
+    example_prompts,
+    feature_ports,
+    finish_graph,
+    graph_facts,
+    trace_graph,
+    write_graph,
+)
+from anymask.export.split import split_graph
 from anymask.model.image_encoder import ImageFeatures
 from anymask.model.prompt_encoder import PromptEncoder, draw_prompt_maps, normalise_positions
 from anymask.model.segmenter import Segmenter
 from anymask.prompts import PointLabel
+from anymask.runtime.onnx import PREPARATION_FILE, PROMPTS_FILE
 
 PROMPT_PORTS = (
     Port("points_xy", {0: "prompts", 1: "points"}),
@@ -35,11 +49,13 @@ class DecoderGraph(nn.Module):
     """`Segmenter.decode` for one image in a form that traces: no Python number depends on an input's shape.
 
     Grids are made at the model's full size and cut to the embedding's, so that the runtime computes their encodings
-    once, when it loads the graph.
+    once, when it loads the graph. With `knows_image` what prompts have in common is worked out from the image before
+    they come: more work for one prompt, less for each of many, and for `split.py` to cut out.
     """
 
-    def __init__(self, model: Segmenter) -> None:
+    def __init__(self, model: Segmenter, knows_image: bool = False) -> None:
         super().__init__()
+        self.knows_image = knows_image
         self.prompt_encoder: PromptEncoder = model.prompt_encoder
         self.mask_decoder = model.mask_decoder
         self.stride = model.image_encoder.stride
@@ -62,6 +78,8 @@ class DecoderGraph(nn.Module):
         dense = encoder.encode_masks(mask_input, has_mask > 0.5, prompt_maps)
         cells = self.input_size // self.stride
         image_pe = encoder.pe_layer.grid((cells, cells))[:, :height, :width]
+        if self.knows_image:
+            features = self.mask_decoder.prepare(features, image_pe, encoder.base_prompt())
         return self.mask_decoder(features, image_pe, tokens, dense, labels != PointLabel.PADDING)
 
     def _click_features(self, features: ImageFeatures, points_xy: Tensor) -> Tensor:
@@ -88,7 +106,29 @@ def export_decoder(model: Segmenter, path: str | Path, half_weights: bool = Fals
 
     Raises `AnymaskError` when the file cannot be written.
     """
-    inputs = [*feature_ports(model, None), *PROMPT_PORTS]
-    examples = [*example_features(model), *example_prompts(model)]
     facts = graph_facts(model, "decoder")
-    return write_graph(DecoderGraph(model), examples, inputs, OUTPUT_PORTS, path, facts, half_weights)
+    return write_graph(DecoderGraph(model), _examples(model), _inputs(model), OUTPUT_PORTS, path, facts, half_weights)
+
+
+def export_decoder_parts(model: Segmenter, folder: str | Path, half_weights: bool = False) -> tuple[Path, Path]:
+    """Write the decoder as two graphs, `preparation.onnx` and `prompts.onnx`; the second's further inputs have the
+    names of the first's outputs, and where both take a feature map it has one name.
+
+    Raises `AnymaskError` when a file cannot be written.
+    """
+    paths = (Path(folder) / PREPARATION_FILE, Path(folder) / PROMPTS_FILE)
+    graph = trace_graph(
+        DecoderGraph(model, knows_image=True), _examples(model), _inputs(model), OUTPUT_PORTS, paths[0]
+    )
+    parts = split_graph(graph, [port.name for port in feature_ports(model, None)])
+    for path, part in zip(paths, parts, strict=True):
+        finish_graph(part, path, graph_facts(model, path.stem), half_weights)
+    return paths
+
+
+def _inputs(model: Segmenter) -> list[Port]:
+    return [*feature_ports(model, None), *PROMPT_PORTS]
+
+
+def _examples(model: Segmenter) -> list[Tensor]:
+    return [*example_features(model), *example_prompts(model)]

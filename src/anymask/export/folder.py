@@ -1,14 +1,14 @@
-"""The two graphs that `load_model(runtime="onnx")` opens, side by side in a folder."""
+"""The graphs that `load_model(runtime="onnx")` opens, side by side in a folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from anymask.errors import AnymaskError
-from anymask.export.decoder import export_decoder
+from anymask.export.decoder import export_decoder_parts
 from anymask.export.encoder import export_encoder
 from anymask.model.segmenter import Segmenter
-from anymask.runtime.onnx import DECODER_FILE, ENCODER_FILE
+from anymask.runtime.onnx import ENCODER_FILE, PREPARATION_FILE, PROMPTS_FILE
 
 
 def export_folder(model: Segmenter, folder: str | Path, half_weights: bool = False, overwrite: bool = True) -> Path:
@@ -19,8 +19,8 @@ def export_folder(model: Segmenter, folder: str | Path, half_weights: bool = Fal
     folder = make_folder(folder)
     if overwrite or not (folder / ENCODER_FILE).is_file():
         export_encoder(model, folder / ENCODER_FILE, half_weights=half_weights)
-    if overwrite or not (folder / DECODER_FILE).is_file():
-        export_decoder(model, folder / DECODER_FILE, half_weights=half_weights)
+    if overwrite or not all((folder / name).is_file() for name in (PREPARATION_FILE, PROMPTS_FILE)):
+        export_decoder_parts(model, folder, half_weights=half_weights)
     return folder
 
 

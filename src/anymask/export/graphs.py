@@ -55,9 +55,18 @@ def write_graph(
     and compute as before. Raises `AnymaskError` when the folder is missing or cannot be written to, or the weights are
     too many for one file.
     """
+    path = Path(path)
+    graph = trace_graph(module, examples, inputs, outputs, path)
+    finish_graph(graph, path, metadata, half_weights)
+    return path
+
+
+def trace_graph(
+    module: nn.Module, examples: Sequence[Tensor], inputs: Sequence[Port], outputs: Sequence[Port], path: Path
+) -> onnx.ModelProto:
+    """`module` as a graph that is to be written to `path`; see `write_graph`."""
     import onnx
 
-    path = Path(path)
     if not path.parent.is_dir():
         raise AnymaskError(f"{path} cannot be written: there is no folder {path.parent}")
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
@@ -76,12 +85,17 @@ def write_graph(
             opset_version=OPSET,
             dynamo=False,
         )
-    graph = onnx.load_model_from_string(buffer.getvalue())
-    onnx.helper.set_model_props(graph, dict(metadata))
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def finish_graph(graph: onnx.ModelProto, path: Path, metadata: Mapping[str, str], half_weights: bool) -> None:
+    """Name the graph, halve its weights if that is wanted and write it; see `write_graph`."""
+    from onnx import helper
+
+    helper.set_model_props(graph, dict(metadata))
     if half_weights:
         halve_weights(graph)
     save_graph(graph, path)
-    return path
 
 
 def halve_weights(graph: onnx.ModelProto) -> None:

@@ -16,7 +16,7 @@ from anymask.model.image_encoder import ImageFeatures
 from anymask.model.layers import MLP, LayerNorm2d, is_plain_inference
 from anymask.model.nested import by_line, line_weight
 from anymask.model.prompt_encoder import DensePrompt
-from anymask.model.transformer import KnownImage, TwoWayTransformer
+from anymask.model.transformer import KnownImage, Shown, TwoWayTransformer
 
 NUM_MASK_OUTPUTS = 4  # paper A: one for unambiguous prompts, three for whole, part and subpart
 # Numbers at stride 4 that are drawn at once on a CPU: what fits its cache, and what its memory allocator keeps
@@ -29,13 +29,13 @@ class PreparedFeatures(ImageFeatures):
     """Image features with what is made of them alone, once per image.
 
     The skip maps by line, with their biases: `at_stride8` (I, 2, P, 2 C8) and `at_stride4` (I, 4, 2 P, 2 C4), or
-    (1, ..., 1, K) where there are no skip maps. `without_mask`: what the transformer's first layer makes of one
-    image where prompts add nothing of their own to it.
+    (1, ..., 1, K) where there are no skip maps. `known`: what the transformer's first layer makes of one image with
+    what every prompt adds to it.
     """
 
     at_stride8: Tensor = field(kw_only=True)
     at_stride4: Tensor = field(kw_only=True)
-    without_mask: KnownImage | None = field(kw_only=True, default=None)
+    known: KnownImage | None = field(kw_only=True, default=None)
 
 
 class MaskDecoder(nn.Module):
@@ -93,12 +93,16 @@ class MaskDecoder(nn.Module):
 
         size_hw = (features.embedding.shape[-2], features.embedding.shape[-1])
         flat_pe = image_pe.flatten(1).T[None]
-        known = features.without_mask if isinstance(features, PreparedFeatures) and dense_prompt.is_empty else None
+        known = features.known if isinstance(features, PreparedFeatures) else None
+        shown = None
         if known is None:
-            image = _of_prompts(features.embedding, image_index) + dense_prompt.coarse
-            tokens, positions = self.transformer(image.flatten(2).transpose(1, 2), flat_pe, tokens, token_mask)
+            image = _of_prompts(features.embedding, image_index) + dense_prompt.coarse(size_hw)
+            positions = image.flatten(2).transpose(1, 2)
         else:
-            tokens, positions = self.transformer(known.image, flat_pe, tokens, token_mask, known)
+            positions = known.image
+            if dense_prompt.shown is not None and dense_prompt.widen is not None:
+                shown = Shown(dense_prompt.shown, dense_prompt.widen)
+        tokens, positions = self.transformer(positions, flat_pe, tokens, token_mask, known, shown, own.shape[0])
 
         ious = self.iou_prediction_head(tokens[:, 0])
         if iou_thresh is not None:
@@ -115,8 +119,8 @@ class MaskDecoder(nn.Module):
     ) -> PreparedFeatures:
         """Features that answer more quickly, for many prompts of the same images.
 
-        With the image_pe (C, h, w) and the empty `dense_prompt` that all prompts without a mask share, the first layer
-        is prepared too, for features of one image.
+        With the image_pe (C, h, w) and the `dense_prompt` whose base all prompts share the first layer is prepared too,
+        for features of one image.
         """
         if isinstance(features, PreparedFeatures):
             return features
@@ -129,10 +133,10 @@ class MaskDecoder(nn.Module):
         known = None
         can_know = isinstance(self.transformer, TwoWayTransformer) and features.embedding.shape[0] == 1
         if can_know and image_pe is not None and dense_prompt is not None:
-            image = (features.embedding + dense_prompt.coarse).flatten(2).transpose(1, 2).contiguous()
+            image = (features.embedding + dense_prompt.base).flatten(2).transpose(1, 2).contiguous()
             known = self.transformer.know(image, image_pe.flatten(1).T[None])
         return PreparedFeatures(
-            features.embedding, features.skips, at_stride8=at_stride8, at_stride4=at_stride4, without_mask=known
+            features.embedding, features.skips, at_stride8=at_stride8, at_stride4=at_stride4, known=known
         )
 
     def _upscaling_parts(self) -> tuple[Any, ...]:

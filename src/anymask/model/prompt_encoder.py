@@ -139,15 +139,22 @@ def draw_prompt_maps(points_xy: Tensor, labels: Tensor, size_hw: tuple[int, int]
 class DensePrompt:
     """What is added to the image.
 
-    `coarse` (B or 1, C, h or 1, w or 1) goes to the image embedding. Where prompts are drawn, `maps` (B, K, 4h, 4w)
-    become `fine` (B, C4, 4h, 4w) by `projection` and go into the upscaling. `is_empty`: no prompt shows anything, all
-    share what stands for "no mask".
+    To the embedding: `base` (B or 1, C, h or 1, w or 1), which all prompts of a `PromptEncoder` share, and what each
+    prompt shows of its own, `shown` (B, P, K) times `widen` (K, C), where K is far smaller than C. Where prompts are
+    drawn, `maps` (B, K, 4h, 4w) become `fine` (B, C4, 4h, 4w) by `projection` and go into the upscaling.
     """
 
-    coarse: Tensor
+    base: Tensor
+    shown: Tensor | None = None
+    widen: Tensor | None = None
     maps: Tensor | None = None
     projection: nn.Conv2d | None = None
-    is_empty: bool = False
+
+    def coarse(self, size_hw: tuple[int, int]) -> Tensor:
+        """All that is added to an embedding of this size: (B or 1, C, h or 1, w or 1)."""
+        if self.shown is None or self.widen is None:
+            return self.base
+        return self.base + (self.shown @ self.widen).transpose(1, 2).unflatten(2, size_hw)
 
     @property
     def fine(self) -> Tensor | None:
@@ -223,41 +230,60 @@ class PromptEncoder(nn.Module):
         `mask_logits` (B, 1, 4h, 4w); `has_mask` (B,) bool says which rows hold one (None: all); `prompt_maps`
         (B, 5, 4h, 4w) from `draw_prompt_maps`, where the encoder has them.
         """
-        no_mask = self.no_mask_embed.weight[..., None, None]
+        base = self.base_prompt()
         if prompt_maps is None and mask_logits is None:
-            return DensePrompt(no_mask, is_empty=True)
-        has_all = mask_logits is not None and has_mask is None
-        shown = None if mask_logits is None or has_mask is None else has_mask[:, None, None, None]
+            return base
+        masked = None
+        if mask_logits is not None:
+            masked = mask_logits.new_ones(len(mask_logits)) if has_mask is None else has_mask.to(mask_logits.dtype)
+            masked = masked[:, None, None, None]
+            mask_logits = mask_logits * masked
         if prompt_maps is None:
-            assert mask_logits is not None
-            coarse = self._downscale(mask_logits)
-            return DensePrompt(coarse if shown is None else torch.where(shown, coarse, no_mask))
-        if mask_logits is None:
+            maps = mask_logits
+        elif mask_logits is None:
             maps = F.pad(prompt_maps, (0, 0, 0, 0, 1, 0))
         else:
-            maps = torch.cat([mask_logits if shown is None else mask_logits * shown, prompt_maps], dim=1)
-        coarse = self._downscale(maps)
-        if not has_all:
-            coarse = coarse + (no_mask if shown is None else no_mask * ~shown)
-        return DensePrompt(coarse, maps, self.fine_projection)
+            maps = torch.cat([mask_logits, prompt_maps], dim=1)
+        assert maps is not None
+        shown = self._downscale(maps)
+        widen: Any = self.mask_downscaling[-1]
+        weight = widen.weight.flatten(1).T
+        if masked is not None:
+            # The base stands for "no mask", which a mask takes away; in the paper's form nothing else is shown then.
+            no_mask = self.no_mask_embed.weight
+            weight = torch.cat([weight, -no_mask if self.has_prompt_maps else widen.bias - no_mask])
+            masked = masked[:, 0]
+            if not self.has_prompt_maps:
+                shown = shown * masked
+            shown = torch.cat([shown, masked.expand(-1, shown.shape[1], -1)], dim=2)
+        if prompt_maps is None:
+            return replace(base, shown=shown, widen=weight)
+        return DensePrompt(base.base, shown, weight, maps, self.fine_projection)
+
+    def base_prompt(self) -> DensePrompt:
+        """What every prompt adds to the image before it shows anything of its own."""
+        base = self.no_mask_embed.weight[..., None, None]
+        if self.has_prompt_maps:
+            widen: Any = self.mask_downscaling[-1]
+            base = base + widen.bias[:, None, None]
+        return DensePrompt(base)
 
     def _downscale(self, maps: Tensor) -> Tensor:
-        """Maps (B, K, 4h, 4w) to (B, C, h, w), as `mask_downscaling` does it.
+        """Maps (B, J, 4h, 4w) to (B, P, K), as `mask_downscaling` does it up to its last layer, which widens.
 
         On a processor its convolutions, which look at every cell once, are matrix products over nested cells. Above all
         in one thread, where PyTorch has a slow way for convolutions ("measured" with tiny, on a machine in use: 2 ms
         for the last one alone).
         """
-        if not is_plain_inference(maps):
-            return self.mask_downscaling(maps)
-        size_hw = (maps.shape[-2] // 4, maps.shape[-1] // 4)
         layers: tuple[Any, ...] = tuple(self.mask_downscaling)
-        to_s2, norm2, act2, to_s4, norm4, act4, widen = layers
+        if not is_plain_inference(maps):
+            for layer in layers[:-1]:
+                maps = layer(maps)
+            return maps.flatten(2).transpose(1, 2)
+        to_s2, norm2, act2, to_s4, norm4, act4, _ = layers
         cells = nest(maps, 2).unflatten(2, (4, -1))
         cells = act2(norm2.of_cells(F.linear(cells, nested_weight(to_s2.weight), to_s2.bias))).flatten(2)
-        cells = act4(norm4.of_cells(F.linear(cells, nested_weight(to_s4.weight), to_s4.bias)))
-        cells = F.linear(cells, widen.weight.flatten(1), widen.bias)
-        return cells.transpose(1, 2).unflatten(2, size_hw)
+        return act4(norm4.of_cells(F.linear(cells, nested_weight(to_s4.weight), to_s4.bias)))
 
 
 def normalise_positions(points_xy: Tensor, input_size: int) -> Tensor:

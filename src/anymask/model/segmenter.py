@@ -126,9 +126,7 @@ class Segmenter(nn.Module):
 
     def prepare(self, features: ImageFeatures) -> ImageFeatures:
         """Features that `decode` answers more quickly from, worth it for more than one call; without gradients."""
-        if self.prompt_encoder.has_prompt_maps:  # there every prompt adds its own to the image
-            return self.mask_decoder.prepare(features)
-        return self.mask_decoder.prepare(features, self._image_pe(features), self.prompt_encoder.encode_masks(None))
+        return self.mask_decoder.prepare(features, self._image_pe(features), self.prompt_encoder.base_prompt())
 
     def decode(
         self,

@@ -1,4 +1,4 @@
-"""A model whose arithmetic onnxruntime does: two graphs behind the face of a `Segmenter`.
+"""A model whose arithmetic onnxruntime does: graphs behind the face of a `Segmenter`.
 
 Everything above asks a model to `encode` and to `decode`; this one asks its graphs (contracts: `export/encoder.py` and
 `export/decoder.py`). Legend: I images, B prompts, M mask outputs, H W model pixels, h w embedding cells.
@@ -21,8 +21,10 @@ from anymask.model.image_encoder import ImageFeatures
 from anymask.model.segmenter import GeneratorDefaults, InputSpec, PromptBatch, Segmenter
 
 ENCODER_FILE = "encoder.onnx"
-DECODER_FILE = "decoder.onnx"
-CONTRACTS = {ENCODER_FILE: "encoder-1", DECODER_FILE: "decoder-1"}
+# The decoder in two parts: what is worked out once for an image, and what for every prompt.
+PREPARATION_FILE = "preparation.onnx"
+PROMPTS_FILE = "prompts.onnx"
+CONTRACTS = {ENCODER_FILE: "encoder-1", PREPARATION_FILE: "preparation-1", PROMPTS_FILE: "prompts-1"}
 
 
 class OnnxEncoder(nn.Module):
@@ -50,10 +52,10 @@ class PromptFacts(nn.Module):
 
 
 class OnnxSegmenter(Segmenter):
-    """Encoder and decoder graphs of one model, on the CPU in float32."""
+    """The graphs of one model, on the CPU in float32."""
 
-    def __init__(self, encoder: Any, decoder: Any) -> None:
-        """From two onnxruntime sessions, whose metadata say how images come into the model's frame."""
+    def __init__(self, encoder: Any, preparation: Any, decoder: Any) -> None:
+        """From onnxruntime sessions, whose metadata say how images come into the model's frame."""
         nn.Module.__init__(self)  # not Segmenter's: the parts it would hold are in the graphs
         facts = encoder.get_modelmeta().custom_metadata_map
         multiple = facts["pad_multiple"]
@@ -71,11 +73,12 @@ class OnnxSegmenter(Segmenter):
         self.own_fingerprint = facts["fingerprint"]
         self.image_encoder = OnnxEncoder(encoder, facts)  # type: ignore[assignment]
         self.prompt_encoder = PromptFacts(decoder.get_modelmeta().custom_metadata_map)  # type: ignore[assignment]
+        self.preparation = preparation
         self.decoder = decoder
         self._fed: tuple[Tensor, list[dict[str, np.ndarray]]] | None = None
 
     def prepare(self, features: ImageFeatures) -> ImageFeatures:
-        """The features as they are: the graph takes nothing else."""
+        """The features as they are: `decode` keeps what it made of the last ones."""
         return features
 
     def decode(
@@ -106,17 +109,23 @@ class OnnxSegmenter(Segmenter):
         return torch.from_numpy(logits[:, outputs]), torch.from_numpy(ious)
 
     def _image_feeds(self, features: ImageFeatures) -> list[dict[str, np.ndarray]]:
-        """Each image's maps by input name. The last ones are kept: a session of clicks asks for the same again."""
+        """What the decoder takes of each image, by name. The last are kept: a session of clicks asks for them again."""
         if self._fed is None or self._fed[0] is not features.embedding:
             maps = {"embedding": features.embedding}
             maps |= {f"skip_{index}": skip for index, skip in enumerate(features.skips)}
             arrays = {name: values.contiguous().numpy() for name, values in maps.items()}
-            feeds = [
+            images = [
                 {name: values[image : image + 1] for name, values in arrays.items()}
                 for image in range(len(features.embedding))
             ]
-            self._fed = (features.embedding, feeds)
+            self._fed = (features.embedding, [self._prepare(image) for image in images])
         return self._fed[1]
+
+    def _prepare(self, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [output.name for output in self.preparation.get_outputs()]
+        wanted = {port.name for port in self.decoder.get_inputs()}
+        made = dict(zip(names, self.preparation.run(names, maps), strict=True))
+        return {name: values for name, values in (maps | made).items() if name in wanted}
 
 
 def _prompt_feeds(prompts: PromptBatch, cells_hw: torch.Size) -> dict[str, np.ndarray]:
@@ -136,20 +145,18 @@ def _prompt_feeds(prompts: PromptBatch, cells_hw: torch.Size) -> dict[str, np.nd
 
 
 def open_graphs(folder: str | Path) -> OnnxSegmenter:
-    """The model whose `encoder.onnx` and `decoder.onnx` lie in a folder, on as many threads as torch uses.
+    """The model whose graphs lie in a folder, on as many threads as torch uses.
 
     Raises `AnymaskError` when onnxruntime is not installed, and `CheckpointError`, naming the file, when a graph is
     missing, broken, of another contract, or of another model than its neighbour.
     """
     folder = Path(folder)
-    encoder, decoder = (_open_session(folder / name) for name in (ENCODER_FILE, DECODER_FILE))
-    models = [session.get_modelmeta().custom_metadata_map["weights"] for session in (encoder, decoder)]
-    if models[0] != models[1]:
-        raise CheckpointError(
-            f"{folder} holds graphs of two models: {ENCODER_FILE} of {models[0]}, {DECODER_FILE} of {models[1]}; "
-            "export both from the same weights"
-        )
-    return OnnxSegmenter(encoder, decoder)
+    sessions = {name: _open_session(folder / name) for name in CONTRACTS}
+    models = {name: session.get_modelmeta().custom_metadata_map["weights"] for name, session in sessions.items()}
+    if len(set(models.values())) > 1:
+        whose = ", ".join(f"{name} of {model}" for name, model in models.items())
+        raise CheckpointError(f"{folder} holds graphs of several models: {whose}; export all from the same weights")
+    return OnnxSegmenter(*sessions.values())
 
 
 def _open_session(path: Path) -> Any:
@@ -160,7 +167,7 @@ def _open_session(path: Path) -> Any:
             "runtime 'onnx' needs onnxruntime, which is not installed: pip install 'anymask[export]'"
         ) from error
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; a folder for runtime 'onnx' holds {' and '.join(CONTRACTS)}")
+        raise CheckpointError(f"{path} does not exist; a folder for runtime 'onnx' holds {', '.join(CONTRACTS)}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3

@@ -34,7 +34,10 @@ def get_session(service: Given, who: Who) -> SessionOut:
         annotator_fixed=rules.identify is not None,
         model=_model_out(service),
         decoder=DecoderOut(
-            available=missing is None, reason=missing, url=f"api/decoder.onnx?v={service.studio.fingerprint}"
+            available=missing is None,
+            reason=missing,
+            preparation_url=f"api/decoder/preparation.onnx?v={service.studio.fingerprint}",
+            prompts_url=f"api/decoder/prompts.onnx?v={service.studio.fingerprint}",
         ),
         labels=list(rules.labels),
         seconds_per_mask=rules.seconds_per_mask,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse
@@ -35,10 +35,10 @@ def get_embedding(service: Given, request: Request, image_id: Id) -> Response:
     return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
 
-@router.get("/api/decoder.onnx", response_class=FileResponse)
-def get_decoder(service: Given) -> Response:
-    """The decoder as an ONNX graph; 202 while it is being written."""
-    path = service.studio.decoder_file()
+@router.get("/api/decoder/{part}.onnx", response_class=FileResponse)
+def get_decoder(service: Given, part: Literal["preparation", "prompts"]) -> Response:
+    """The decoder as two ONNX graphs, for an image and for its prompts; 202 while they are being written."""
+    path = service.studio.decoder_file(part)
     headers = {"cache-control": "private, max-age=0, must-revalidate"}
     return FileResponse(path, media_type="application/octet-stream", headers=headers)
 

@@ -314,7 +314,8 @@ class DecoderOut(BaseModel):
 
     available: bool
     reason: str | None
-    url: str
+    preparation_url: str
+    prompts_url: str
 
 
 class CountsOut(BaseModel):

@@ -60,7 +60,7 @@ class Studio:
         self.model = model
         self.fingerprint = fingerprint(model)
         self._folder = cache / "embeddings" / self.fingerprint
-        self._decoder_path = cache / "decoders" / f"{self.fingerprint}.onnx"
+        self._decoder_folder = cache / "decoders" / self.fingerprint
         self._max_cache_bytes = max_cache_bytes
         self._encoder = Worker("anymask-encoder", limit=4 * MAX_AHEAD)
         self._decoder = Worker("anymask-decoder", limit=32)
@@ -118,8 +118,8 @@ class Studio:
                 return f"{package} is not installed on the server"
         return None
 
-    def decoder_file(self) -> Path:
-        """The decoder as an ONNX graph. Refused with 202 while it is written, with 404 where there is none."""
+    def decoder_file(self, part: str) -> Path:
+        """A part of the decoder as an ONNX graph. Refused with 202 while it is written, with 404 where there is none."""
         if reason := self.decoder_missing():
             raise RefusedError(404, "no_decoder", reason)
         with self._lock:
@@ -127,8 +127,8 @@ class Studio:
                 self._decoder_state = "building"
                 self._decoder.submit(self._build_decoder)
         if self._decoder_state != "ready":
-            raise computing("the decoder's graph is being written", 0.5)
-        return self._decoder_path
+            raise computing("the decoder's graphs are being written", 0.5)
+        return self._decoder_folder / f"{part}.onnx"
 
     def close(self) -> None:
         """Finish what is in hand and stop."""
@@ -220,17 +220,14 @@ class Studio:
         return [_mask_out(masks, index, with_logits) for index in range(1 if best_only else len(masks))]
 
     def _build_decoder(self) -> None:
-        from anymask.export.decoder import export_decoder
+        from anymask.export.decoder import export_decoder_parts
 
         try:
-            self._decoder_path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._decoder_path.with_suffix(".partial.onnx")
-            export_decoder(self.model, partial)
-            write_bytes_atomically(self._decoder_path, partial.read_bytes())
-            partial.unlink()
+            self._decoder_folder.mkdir(parents=True, exist_ok=True)
+            export_decoder_parts(self.model, self._decoder_folder)
             self._decoder_state = "ready"
         except Exception as error:
-            log.exception("cannot write the decoder's graph")
+            log.exception("cannot write the decoder's graphs")
             self._decoder_state = f"the decoder of {self.model.name} cannot be exported ({type(error).__name__})"
 
 

@@ -29,9 +29,10 @@ export function emptyMask(width: number, height: number): Mask {
   return { width, height, x: 0, y: 0, w: 0, h: 0, bits: new Uint8Array(0) };
 }
 
-export function maskArea(mask: Mask): number {
+export function maskArea({ bits }: Mask): number {
   let area = 0;
-  for (const bit of mask.bits) area += bit;
+  // Counted, not iterated over, which takes five times as long.
+  for (let at = 0; at < bits.length; at++) area += bits[at];
   return area;
 }
 

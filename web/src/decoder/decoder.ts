@@ -43,14 +43,15 @@ export class Decoder {
     if (!session.decoder.available) this.useServer(session.decoder.reason ?? "this model has no decoder for browsers");
     else if (isForced) this.useServer("the address says so");
     else if (typeof WebAssembly === "undefined") this.useServer("this browser has no WebAssembly");
-    else this.startWorker(new URL(session.decoder.url, document.baseURI).href);
+    else this.startWorker(session.decoder);
   }
 
-  private startWorker(decoderUrl: string): void {
+  private startWorker({ preparation_url, prompts_url }: ServerSession["decoder"]): void {
     this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "decoder" });
     this.worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.take(data);
     this.worker.onerror = (event) => this.useServer(event.message || "the worker does not start");
-    this.post({ type: "start", decoderUrl, imagesUrl: this.api.url("images"), headers: this.api.headers, threads: this.threads });
+    const [preparationUrl, promptsUrl] = [preparation_url, prompts_url].map((url) => new URL(url, document.baseURI).href);
+    this.post({ type: "start", preparationUrl, promptsUrl, imagesUrl: this.api.url("images"), headers: this.api.headers, threads: this.threads });
   }
 
   private useServer(reason: string): void {

@@ -16,7 +16,7 @@ export interface Candidate extends Drawable {
 }
 
 export type ToWorker =
-  | { type: "start"; decoderUrl: string; imagesUrl: string; headers: Record<string, string>; threads: number }
+  | { type: "start"; preparationUrl: string; promptsUrl: string; imagesUrl: string; headers: Record<string, string>; threads: number }
   | { type: "load"; imageId: number }
   | { type: "decode"; call: number; request: ChainRequest; onlyBest: boolean };
 

@@ -1,4 +1,4 @@
-// The decoder's graph in onnxruntime's WASM, and the embeddings that it reads. Runs inside the worker.
+// The decoder's graphs in onnxruntime's WASM, and the embeddings that it reads. Runs inside the worker.
 
 import * as ort from "onnxruntime-web/wasm";
 import wasmUrl from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
@@ -10,6 +10,7 @@ import { readSafetensors } from "../core/safetensors";
 import type { Engine, EngineImage, Output } from "./chain";
 
 interface LoadedImage extends EngineImage {
+  /** What the preparation made of its embedding. */
   readonly feeds: Readonly<Record<string, ort.Tensor>>;
   readonly noMask: ort.Tensor;
 }
@@ -22,21 +23,23 @@ export class WasmEngine implements Engine {
   private isWarm = false;
 
   private constructor(
-    private readonly session: ort.InferenceSession,
+    private readonly preparation: ort.InferenceSession,
+    private readonly prompts: ort.InferenceSession,
     private readonly fetchEmbedding: (imageId: number) => Promise<ArrayBuffer>,
   ) {}
 
-  /** Throws where WASM with SIMD cannot run or the graph is not understood. */
+  /** Throws where WASM with SIMD cannot run or a graph is not understood. */
   static async create(
-    graph: ArrayBuffer,
+    graphs: { preparation: ArrayBuffer; prompts: ArrayBuffer },
     threads: number,
     fetchEmbedding: (imageId: number) => Promise<ArrayBuffer>,
   ): Promise<WasmEngine> {
     ort.env.wasm.wasmPaths = { wasm: new URL(wasmUrl, import.meta.url).href, mjs: new URL(glueUrl, import.meta.url).href };
     ort.env.wasm.numThreads = threads;
     ort.env.logLevel = "error";
-    const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
-    return new WasmEngine(session, fetchEmbedding);
+    const options: ort.InferenceSession.SessionOptions = { executionProviders: ["wasm"], graphOptimizationLevel: "all", logSeverityLevel: 3 };
+    const preparation = await ort.InferenceSession.create(graphs.preparation, options);
+    return new WasmEngine(preparation, await ort.InferenceSession.create(graphs.prompts, options), fetchEmbedding);
   }
 
   image(id: number): Promise<LoadedImage> {
@@ -54,8 +57,11 @@ export class WasmEngine implements Engine {
 
   private async load(id: number): Promise<LoadedImage> {
     const { tensors, metadata } = readSafetensors(await this.fetchEmbedding(id));
-    const feeds: Record<string, ort.Tensor> = {};
-    for (const [name, { values, shape }] of Object.entries(tensors)) feeds[name] = new ort.Tensor("float32", values, shape);
+    const maps: Record<string, ort.Tensor> = {};
+    for (const [name, { values, shape }] of Object.entries(tensors)) maps[name] = new ort.Tensor("float32", values, shape);
+    const known = { ...maps, ...(await this.preparation.run(maps)) };
+    const asked = this.prompts.inputNames.filter((name) => name in known);
+    const feeds = Object.fromEntries(asked.map((name) => [name, known[name]]));
     const [h, w] = tensors.embedding.shape.slice(-2).map((cells) => 4 * cells);
     const size = (name: string) => metadata[name].split(",").map(Number) as unknown as SizeHW;
     const frame: Frame = { original_hw: size("original_hw"), resized_hw: size("resized_hw"), padded_hw: size("padded_hw") };
@@ -70,7 +76,7 @@ export class WasmEngine implements Engine {
   async decode(image: EngineImage, prompt: Prompt, maskLogits: Logits | null, ambiguous: boolean): Promise<Output[]> {
     const { feeds, noMask, frame, logits_hw: [h, w] } = image as LoadedImage;
     const { points, labels } = graphPrompt(prompt, frame);
-    const answer = await this.session.run({
+    const answer = await this.prompts.run({
       ...feeds,
       points_xy: new ort.Tensor("float32", points, [1, labels.length, 2]),
       labels: new ort.Tensor("int32", labels, [1, labels.length]),

@@ -23,12 +23,11 @@ self.onmessage = async ({ data }: MessageEvent<ToWorker>) => {
   else await decode(data);
 };
 
-async function start({ decoderUrl, imagesUrl, headers, threads }: ToWorker & { type: "start" }): Promise<void> {
+async function start({ preparationUrl, promptsUrl, imagesUrl, headers, threads }: ToWorker & { type: "start" }): Promise<void> {
   try {
-    const graph = await (await fetchReady(decoderUrl, { headers })).arrayBuffer();
-    engine = await WasmEngine.create(graph, threads, async (id) =>
-      (await fetchReady(`${imagesUrl}/${id}/embedding`, { headers })).arrayBuffer(),
-    );
+    const bytes = async (url: string) => (await fetchReady(url, { headers })).arrayBuffer();
+    const graphs = { preparation: await bytes(preparationUrl), prompts: await bytes(promptsUrl) };
+    engine = await WasmEngine.create(graphs, threads, (id) => bytes(`${imagesUrl}/${id}/embedding`));
     chain = new Chain(engine);
     post({ type: "started" });
   } catch (error) {

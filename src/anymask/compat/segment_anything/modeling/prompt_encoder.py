@@ -68,7 +68,7 @@ class PromptEncoder(ours.PromptEncoder):
         height, width = self.input_image_size
         positions = (points_xy + 0.5) / points_xy.new_tensor([width, height])
         sparse = self.encode_points(positions, labels)
-        dense = self.encode_masks(masks).coarse
+        dense = self.encode_masks(masks).coarse(self.image_embedding_size)
         batch = len(labels) if masks is None else len(masks)
         return sparse.to(dense.dtype), dense.expand(batch, -1, *self.image_embedding_size)
 
