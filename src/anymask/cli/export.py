@@ -111,7 +111,7 @@ def folder(
     half: HalfOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """encoder.onnx, preparation.onnx and prompts.onnx as load_model(..., checkpoint=FOLDER, runtime="onnx") opens them."""
+    """The graphs encoder, preparation and prompts, which load_model(..., checkpoint=FOLDER, runtime="onnx") opens."""
     from anymask.export.folder import export_folder
 
     written = export_folder(_load(model, checkpoint), out, half)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from anymask.data.sa1b import read_json
 from anymask.errors import DataError
 from anymask.evaluation.intervals import bootstrap_mean
 from anymask.evaluation.point_scores import object_scores
+from anymask.evaluation.processes import work_in_processes
 from anymask.evaluation.report import how_made, markdown_table, percent, write_report
 
 
@@ -63,8 +65,13 @@ def compare_points(first: str | Path, second: str | Path, out: str | Path, measu
     `measure` is a number of clicks, "oracle", "box" or "box+1". Only objects that both were asked for count. Raises
     DataError when a folder holds no results, when there is no set in both, or a measure is missing.
     """
-    from anymask.evaluation.plots import plot_comparison
+    return compare_measures(first, second, {measure: out})[measure]
 
+
+def compare_measures(
+    first: str | Path, second: str | Path, outs: Mapping[str, str | Path], workers: int = 1
+) -> dict[str, PointComparison]:
+    """The same for several measures, each with its own folder; `workers` processes score a set each."""
     contents = [_results(Path(folder)) for folder in (first, second)]
     shared = [name for name in contents[0]["sets"] if name in contents[1]["sets"]]
     if not shared:
@@ -72,20 +79,45 @@ def compare_points(first: str | Path, second: str | Path, out: str | Path, measu
             f"{first} and {second}: have no set in common; the first has {', '.join(contents[0]['sets'])}, the "
             f"second {', '.join(contents[1]['sets'])}"
         )
-    sets = {name: _difference(Path(first), Path(second), name, measure) for name in shared}
-    ordered = dict(sorted(sets.items(), key=lambda entry: -entry[1].lead))
-    comparison = PointComparison(measure, contents[0]["model"], contents[1]["model"], ordered)
+    both = (Path(first), Path(second))
+    folders = list(dict.fromkeys(folder / "predictions" / name for name in shared for folder in both))
+    scored = dict(work_in_processes(_by_object, None, folders, workers))
+    found = {}
+    for measure, out in outs.items():
+        sets = {
+            name: _difference(scored, (both[0] / "predictions" / name, both[1] / "predictions" / name), measure)
+            for name in shared
+        }
+        found[measure] = PointComparison(
+            measure,
+            contents[0]["model"],
+            contents[1]["model"],
+            dict(sorted(sets.items(), key=lambda entry: -entry[1].lead)),
+        )
+        _write(found[measure], Path(out))
+    return found
+
+
+def _write(comparison: PointComparison, out: Path) -> None:
+    from anymask.evaluation.plots import plot_comparison
+
     write_report(out, {**asdict(comparison), "mean_lead": comparison.mean_lead}, comparison.to_markdown(), "comparison")
-    plot_comparison(comparison, Path(out) / "comparison.png")
-    return comparison
+    plot_comparison(comparison, out / "comparison.png")
 
 
-def _difference(first: Path, second: Path, name: str, measure: str) -> SetDifference:
-    by_object = [_by_object(folder / "predictions" / name, measure) for folder in (first, second)]
+# Of each object, known by its image's name and its index, the scores by measure.
+Scores = dict[tuple[str, int], dict[str, float]]
+
+
+def _difference(scored: Mapping[Path, Scores], folders: tuple[Path, Path], measure: str) -> SetDifference:
+    by_object = [scored[folder] for folder in folders]
     keys = [key for key in by_object[0] if key in by_object[1]]
     if not keys:
-        raise DataError(f"{name}: no object was asked for in both {first} and {second}")
-    scores = [[of[key] for key in keys] for of in by_object]
+        raise DataError(f"no object was asked for in both {folders[0]} and {folders[1]}")
+    for folder, of in zip(folders, by_object, strict=True):
+        if any(measure not in of[key] for key in keys):
+            raise DataError(f"{folder}: has no measure {measure!r}; it has {', '.join(of[keys[0]])}")
+    scores = [[of[key][measure] for key in keys] for of in by_object]
     leads = [a - b for a, b in zip(*scores, strict=True)]
     images = [image for image, _ in keys]
     interval = bootstrap_mean(leads, images)
@@ -98,14 +130,11 @@ def _difference(first: Path, second: Path, name: str, measure: str) -> SetDiffer
     )
 
 
-def _by_object(predictions: Path, measure: str) -> dict[tuple[str, int], float]:
-    found = {}
-    for _, image, objects in object_scores(predictions):
-        for index, scores in objects.items():
-            if measure not in scores:
-                raise DataError(f"{predictions}: has no measure {measure!r}; it has {', '.join(scores)}")
-            found[image, index] = scores[measure]
-    return found
+def _by_object(_: None, predictions: Path) -> tuple[Path, Scores]:
+    found = {
+        (image, index): scores for _, image, objects in object_scores(predictions) for index, scores in objects.items()
+    }
+    return predictions, found
 
 
 def _results(folder: Path) -> dict[str, Any]:

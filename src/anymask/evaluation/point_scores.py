@@ -22,6 +22,7 @@ from anymask.evaluation.points import (
     set_name,
 )
 from anymask.evaluation.predictions import PredictionFolder, evenly_spaced
+from anymask.evaluation.processes import work_in_processes
 from anymask.evaluation.protocol import Segmentable, describe
 from anymask.evaluation.report import how_made, markdown_table, percent, write_report
 
@@ -159,12 +160,17 @@ def evaluate_points(
         for name, folder in zip(names, data_folders, strict=True)
     ]
     export_all_points(judged, begun, settings, progress, embeddings, workers)
-    sets = {name: score_points(out / "predictions" / name) for name in names}
+    scored = dict(work_in_processes(_score_set, out / "predictions", names, workers))
+    sets = {name: scored[name] for name in names}
     mean = mean_over_sets({name: scores.miou for name, scores in sets.items()})
     results = PointResults(model, settings, sets, mean)
     write_report(out, results.to_json(), results.to_markdown())
     plot_points(results, out / "points.png")
     return results
+
+
+def _score_set(predictions: Path, name: str) -> tuple[str, SetScores]:
+    return name, score_points(predictions / name)
 
 
 def _image_ious(predictions: PredictionFolder, name: str, sample: Sample) -> dict[int, dict[str, float]]:

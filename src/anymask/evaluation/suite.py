@@ -17,7 +17,7 @@ from typing import Any
 
 from anymask.data.bsds import bsds_truths
 from anymask.errors import DataError
-from anymask.evaluation.comparison import compare_points
+from anymask.evaluation.comparison import compare_measures
 from anymask.evaluation.edges.experiment import EdgeResults, ModelEdges, evaluate_edges, export_edges
 from anymask.evaluation.fairness import FairnessResults, evaluate_fairness
 from anymask.evaluation.groups import TruthGroups
@@ -228,12 +228,8 @@ class _Suite:
         if self.settings.against is None:
             return {}
         with self._step("comparison"):
-            comparisons = {
-                measure: compare_points(
-                    self.out / "points", self.settings.against, self.out / "lead" / measure, measure
-                )
-                for measure in LEAD_MEASURES
-            }
+            outs = {measure: self.out / "lead" / measure for measure in LEAD_MEASURES}
+            comparisons = compare_measures(self.out / "points", self.settings.against, outs, self.workers)
         return {
             measure: {name: 100 * of.sets[name].lead for name in self.folders if name in of.sets}
             for measure, of in comparisons.items()

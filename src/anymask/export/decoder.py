@@ -117,9 +117,7 @@ def export_decoder_parts(model: Segmenter, folder: str | Path, half_weights: boo
     Raises `AnymaskError` when a file cannot be written.
     """
     paths = (Path(folder) / PREPARATION_FILE, Path(folder) / PROMPTS_FILE)
-    graph = trace_graph(
-        DecoderGraph(model, knows_image=True), _examples(model), _inputs(model), OUTPUT_PORTS, paths[0]
-    )
+    graph = trace_graph(DecoderGraph(model, knows_image=True), _examples(model), _inputs(model), OUTPUT_PORTS, paths[0])
     parts = split_graph(graph, [port.name for port in feature_ports(model, None)])
     for path, part in zip(paths, parts, strict=True):
         finish_graph(part, path, graph_facts(model, path.stem), half_weights)

@@ -53,9 +53,7 @@ class Attention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, onto: Tensor | None = None
     ) -> Tensor:
         """`forward` as the paper puts it; the other two forms give the same numbers, to rounding."""
-        query, key, value = (
-            self._heads(projected) for projected in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
-        )
+        query, key, value = (self._heads(projected) for projected in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
         if q.shape[0] != k.shape[0]:
             batch = max(q.shape[0], k.shape[0])
             query, key, value = (part.expand(batch, -1, -1, -1) for part in (query, key, value))

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anymask.data.sa1b import write_bytes_atomically
 from anymask.embedding import ImageEmbedding, encode_images
 from anymask.errors import AnymaskError, ImageError
 from anymask.geometry.resize import Frame
@@ -119,7 +118,7 @@ class Studio:
         return None
 
     def decoder_file(self, part: str) -> Path:
-        """A part of the decoder as an ONNX graph. Refused with 202 while it is written, with 404 where there is none."""
+        """A part of the decoder as an ONNX graph. Refused with 202 while it is written, with 404 if there is none."""
         if reason := self.decoder_missing():
             raise RefusedError(404, "no_decoder", reason)
         with self._lock:

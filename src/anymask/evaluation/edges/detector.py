@@ -79,8 +79,8 @@ def distinct_logits(model: Segmenter, embedding: ImageEmbedding, settings: EdgeS
     all_logits, all_ious = [], []
     for chunk in clicks.split(_POINTS_AT_ONCE):
         prompts = PromptBatch(torch.stack([chunk, torch.zeros_like(chunk)], dim=1), labels.expand(len(chunk), 2))
-        logits, ious = model.decode(features, prompts)
-        all_logits.append(logits[:, 1:].flatten(0, 1).float().cpu().numpy())  # 1 to 3 are the ambiguous outputs
+        logits, ious = model.decode(features, prompts, outputs=slice(1, None))  # the ambiguous ones
+        all_logits.append(logits.flatten(0, 1).float().cpu().numpy())
         all_ious.append(ious[:, 1:].flatten().float().cpu().numpy())
     found = np.concatenate(all_logits)
     best_first = np.argsort(-np.concatenate(all_ious), kind="stable")
@@ -102,10 +102,13 @@ def edge_strength(logits_khw: np.ndarray, embedding: ImageEmbedding) -> np.ndarr
     for logits_hw in logits_khw:
         full = logits_to_original(logits_hw[None], embedding.frame)[0]
         mask = (full > 0).view(np.uint8)
-        outer = cv2.dilate(mask, _NEIGHBOURHOOD) != mask
-        probability = 1 / (1 + np.exp(-full))
+        # The mask's box and all that its outer boundary's gradients look at.
+        x, y, width, height = cv2.boundingRect(mask)
+        near = slice(max(y - 2, 0), y + height + 2), slice(max(x - 2, 0), x + width + 2)
+        outer = cv2.dilate(mask[near], _NEIGHBOURHOOD) != mask[near]
+        probability = 1 / (1 + np.exp(-full[near]))
         gradient = cv2.magnitude(cv2.Sobel(probability, cv2.CV_32F, 1, 0), cv2.Sobel(probability, cv2.CV_32F, 0, 1))
-        np.maximum(strongest, gradient, out=strongest, where=outer)
+        np.maximum(strongest[near], gradient, out=strongest[near], where=outer)
     return strongest
 
 
