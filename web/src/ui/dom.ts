@@ -68,3 +68,16 @@ export function openSheet(sheet: HTMLDialogElement): void {
   sheet.showModal();
   sheet.focus();
 }
+
+/**
+ * Give `host` these children, but leave those that look the same: a button that is replaced between press and release gets
+ * no click.
+ */
+export function replaceChanged(host: HTMLElement, children: readonly HTMLElement[]): void {
+  children.forEach((child, index) => {
+    const present = host.children[index];
+    if (!present) host.append(child);
+    else if (present.outerHTML !== child.outerHTML) present.replaceWith(child);
+  });
+  while (host.children.length > children.length) host.lastElementChild!.remove();
+}

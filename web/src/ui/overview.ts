@@ -1,7 +1,7 @@
 // The sheet with all images of the folder: how far each is, who has it, and the way there; figures and downloads.
 
 import type { Api, ServerImage, ServerStats } from "../api";
-import { h, icon, iconButton, openSheet } from "./dom";
+import { h, icon, iconButton, openSheet, replaceChanged } from "./dom";
 
 export interface OverviewActions {
   open(id: number): void;
@@ -75,7 +75,7 @@ export class Overview {
       button.setAttribute("aria-pressed", String(filter === this.filter));
       button.textContent = `${text} ${of(filter).length}`;
     }
-    this.tiles.replaceChildren(...of(this.filter).map((image) => this.tile(image)));
+    replaceChanged(this.tiles, of(this.filter).map((image) => this.tile(image)));
   }
 
   private tile(image: ServerImage): HTMLElement {
