@@ -14,7 +14,7 @@ runtime = pytest.importorskip("onnxruntime", reason="needs anymask[export]")
 
 
 def make_graph() -> Any:
-    """early * 2 + late * early, and the mean of early over a constant axis."""
+    """early * 4 + late * early, and late + 4, where 4 is made of constants."""
     from onnx import TensorProto, helper
 
     def port(name: str, shape: list[Any]) -> Any:
