@@ -1,7 +1,8 @@
 """A graph cut in two: what depends on some inputs alone, worked out once, and the rest, worked out at every run.
 
 A decoder answers many prompts of one image, and half of its time goes into what is the image's alone ("measured": tiny,
-onnxruntime, one thread, 18.1 ms whole and 9.3 ms without). Nothing is written twice for this: the cut finds it in the traced graph.
+onnxruntime, one thread, 18.1 ms whole and 9.3 ms without). Nothing is written twice for this: the cut finds it in the
+traced graph.
 """
 
 from __future__ import annotations
