@@ -124,7 +124,10 @@ def test_a_models_edges_lie_on_outer_boundaries(random_tiny: Segmenter, photo: t
     assert edges.shape == (120, 160)
     assert edges.dtype == np.float32
     assert 0 <= edges.min() <= edges.max() <= 1
-    np.testing.assert_array_equal(edges, detect_edges(random_tiny, embedding, settings))
+    # Where memory lies may change a sum's last bit; whether a pixel is an edge must not hang on it.
+    again = detect_edges(random_tiny, embedding, settings)
+    np.testing.assert_allclose(again, edges, rtol=1e-6)
+    np.testing.assert_array_equal(again > 0, edges > 0)
 
 
 def test_the_strength_is_the_slope_of_the_probability_beside_the_mask(
