@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 MIN_AREA_SHARE, MAX_AREA_SHARE = 0.004, 0.3  # of the crop; assumed: smaller is a speck, larger hides the scene
+MAX_PAINTED_SHARE = 0.5  # of the crop; assumed: one cell or sign may well fill its picture
 MIN_VISIBLE_SHARE = 0.3  # assumed: an object hidden more than that is no fair question any more
 EDGE_SIGMA = 0.7  # pixels; assumed: about as soft as a lens draws an edge
 
@@ -37,8 +38,8 @@ def paste(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """One object of a donor image at a random place of the scene, all of one size (H, W).
 
-    Returns the new scene and masks, of which a random one is the pasted object's and the others have lost what it
-    hides; None when that would hide another mask too much or nothing of the object would be seen.
+    Returns the new scene and masks: the pasted object's in place of those that it hides, or of a random one, and the
+    others without what it hides; None when nothing of the object would be seen.
     """
     area_share = object_hw.mean()
     if not MIN_AREA_SHARE <= area_share <= MAX_AREA_SHARE:
@@ -55,11 +56,14 @@ def paint(
     """A blob of the scene in another colour, half of the time with a core of a third one; else as `paste`.
 
     Nothing but the colour tells it from what is around it, and core and whole are both right answers to one click: what
-    cells, stains and signs look like, which photographs of things do not teach.
+    cells, stains and signs look like, which photographs of things do not teach. Half of the scenes fade first, as a
+    slide under a microscope or a wall is nearly even.
     """
-    whole = draw_blob(scene_hwc.shape[:2], rng)
-    if not MIN_AREA_SHARE <= whole.mean() <= MAX_AREA_SHARE:
+    whole = draw_blob(scene_hwc.shape[:2], rng, largest=0.4)
+    if not MIN_AREA_SHARE <= whole.mean() <= MAX_PAINTED_SHARE:
         return None
+    if rng.random() < 0.5:
+        scene_hwc = _with_contrast(scene_hwc, rng.uniform(0.1, 0.7), np.zeros(3))
     painted = _repainted(scene_hwc, rng)
     parts = [whole]
     if rng.random() < 0.5:
@@ -72,18 +76,18 @@ def paint(
 
 
 def _in_front(masks_khw: np.ndarray, new_khw: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """The masks behind a new object and its parts, which take the place of random ones; None if too much is hidden.
+    """The masks behind a new object and its parts; None if nothing of it would be seen.
 
-    `new_khw`: the whole object first.
+    `new_khw`: the whole object first. They take the place of the masks that they hide, of random ones if they hide none.
     """
     if new_khw[0].mean() < MIN_AREA_SHARE:
         return None
     remaining = masks_khw & ~new_khw[0]
-    replaced = rng.permutation(len(masks_khw))[: len(new_khw)]
     visible = remaining.sum(axis=(1, 2)) / np.maximum(masks_khw.sum(axis=(1, 2)), 1)
-    if (np.delete(visible, replaced) < MIN_VISIBLE_SHARE).any():
-        return None
-    remaining[replaced] = new_khw
+    order = rng.permutation(len(masks_khw))
+    hidden_first = order[np.argsort(visible[order] >= MIN_VISIBLE_SHARE, kind="stable")]
+    replaced = hidden_first[: max(len(new_khw), (visible < MIN_VISIBLE_SHARE).sum())]
+    remaining[replaced] = new_khw[np.arange(len(replaced)) % len(new_khw)]
     return remaining
 
 
@@ -95,19 +99,27 @@ def _blended(under_hwc: np.ndarray, over_hwc: np.ndarray, mask_hw: np.ndarray, e
 
 def _repainted(scene_hwc: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The scene in other colours and with less contrast, which is all of its texture that paint lets through."""
-    mean = scene_hwc.mean(axis=(0, 1))
     shift = rng.choice([-1, 1]) * rng.uniform(25, 90) + rng.normal(0, 25, size=3)  # assumed: seen, and often just so
-    return np.clip((scene_hwc - mean) * rng.uniform(0.1, 1.0) + mean + shift, 0, 255).astype(np.uint8)
+    return _with_contrast(scene_hwc, rng.uniform(0.1, 1.0), shift)
 
 
-def draw_blob(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A smooth closed random shape somewhere in the image: (H, W) bool, 0.5% to about 15% of its area."""
+def _with_contrast(image_hwc: np.ndarray, contrast: float, shift: np.ndarray) -> np.ndarray:
+    """The image's distance from its mean colour times `contrast`, around the mean moved by `shift` (3,)."""
+    mean = image_hwc.mean(axis=(0, 1))
+    return np.clip((image_hwc - mean) * contrast + mean + shift, 0, 255).astype(np.uint8)
+
+
+def draw_blob(size_hw: tuple[int, int], rng: np.random.Generator, largest: float = 0.22) -> np.ndarray:
+    """A smooth closed random shape somewhere in the image: (H, W) bool.
+
+    Its mean radius is 0.04 to `largest` of the image's shorter side: 0.5% to about 15% of a square's area, or 50% at 0.4.
+    """
     height, width = size_hw
     angles = np.linspace(0, 2 * np.pi, 128, endpoint=False)
     waves = np.arange(2, 7)
-    heights = rng.normal(0, 0.35, waves.size) / waves
+    heights = rng.uniform(0.1, 1) * rng.normal(0, 0.35, waves.size) / waves  # some nearly round, some ragged
     radii = 1 + (heights[:, None] * np.cos(waves[:, None] * angles + rng.uniform(0, 2 * np.pi, (waves.size, 1)))).sum(0)
-    radius = np.exp(rng.uniform(np.log(0.04), np.log(0.22))) * min(height, width)
+    radius = np.exp(rng.uniform(np.log(0.04), np.log(largest))) * min(height, width)
     stretch = np.exp(rng.uniform(-0.5, 0.5))
     turn = rng.uniform(0, 2 * np.pi)
     outline = np.stack([np.cos(angles) * stretch, np.sin(angles) / stretch]) * np.maximum(radii, 0.2) * radius
