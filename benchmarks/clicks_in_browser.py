@@ -101,6 +101,7 @@ def click_everywhere(page: Any, clicks: int, rest_ms: float) -> list[dict[str, f
     for index in range(clicks + 3):
         if index % 3 != 2:
             page.keyboard.press("Escape")  # a new object
+            page.wait_for_timeout(200)  # as quick as a hand that goes on to the next
         page.mouse.move(chance.uniform(LEFT, RIGHT), chance.uniform(TOP, BOTTOM))
         if rest_ms:
             page.wait_for_timeout(rest_ms)

@@ -24,6 +24,9 @@ import { Tools, TOOLS } from "./ui/tools";
 import { Top } from "./ui/top";
 import type { Workbench } from "./workbench";
 
+// How long lists and buttons wait for an answer, so that the decoder has the processor to itself ("assumed": not noticed).
+const PATIENCE_MS = 90;
+
 const byId = (id: string) => document.getElementById(id)!;
 
 export class Page {
@@ -47,6 +50,7 @@ export class Page {
   private picture: ImageBitmap | null = null;
   private pointed: string | null = null;
   private doneHere = 0;
+  private renderTimer = 0;
 
   constructor(
     private readonly api: Api,
@@ -116,7 +120,7 @@ export class Page {
   }
 
   private listen(): void {
-    this.bench.onChange = () => this.render();
+    this.bench.onChange = () => this.renderInTime();
     this.bench.onAnswer = () => this.showAnswer();
     this.bench.onNotice = (text) => this.notices.show("bench", text);
     this.sync.onState = () => this.renderStatus();
@@ -318,7 +322,16 @@ export class Page {
   /** The quick way from an answer to the screen; lists and buttons follow when the mask is drawn. */
   private showAnswer(): void {
     this.scene.front.draft = this.bench.draftMask();
+    this.scene.front.steps = this.bench.draft?.steps ?? [];
+    this.scene.front.preview = null;
     this.scene.drawFront();
+  }
+
+  /** At once, but while the decoder works in this page only when it takes its time: one drawing instead of two. */
+  private renderInTime(): void {
+    clearTimeout(this.renderTimer);
+    if (this.decoder.mode === "page" && this.bench.isAsking) this.renderTimer = window.setTimeout(() => this.render(), PATIENCE_MS);
+    else this.render();
   }
 
   private render(): void {

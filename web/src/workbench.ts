@@ -2,7 +2,7 @@
 
 import type { LogEntry, ServerAnnotation, ServerDraft, ServerImage } from "./api";
 import { freshId } from "./core/id";
-import { emptyMask, encodeRle, maskArea, painted, type Mask } from "./core/mask";
+import { emptyMask, encodeRle, maskArea, painted, rleArea, type Mask } from "./core/mask";
 import type { Work } from "./core/plan";
 import type { BoxXYXY, Step } from "./core/prompt";
 import * as sessions from "./core/session";
@@ -129,6 +129,11 @@ export class Workbench {
   private tellServer(): void {
     if (!this.image) return;
     this.sync.want(this.image.id, this.state.annotations, this.work, this.draftToSave());
+  }
+
+  /** Is there a prompt that has no answer yet? */
+  get isAsking(): boolean {
+    return this.draft !== null && sessions.isUnanswered(this.draft);
   }
 
   private draftToSave(): { id: string; content: Record<string, unknown> } | null {
@@ -347,7 +352,7 @@ export class Workbench {
 
 /** From the largest to the smallest, the single answer first. */
 function bySize(candidates: readonly Candidate[]): Candidate[] {
-  const ranked = candidates.map((candidate) => ({ candidate, rank: candidate.token === 0 ? -Infinity : -maskArea(candidate.mask) }));
+  const ranked = candidates.map((candidate) => ({ candidate, rank: candidate.token === 0 ? -Infinity : -rleArea(candidate.rle) }));
   return ranked.sort((a, b) => a.rank - b.rank).map(({ candidate }) => candidate);
 }
 

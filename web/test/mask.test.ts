@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { decodeRle, emptyMask, encodeRle, maskArea, maskHas, painted, rewindow, trimmed, type Mask } from "../src/core/mask";
+import { decodeRle, emptyMask, encodeRle, maskArea, maskHas, painted, rewindow, rleArea, trimmed, type Mask } from "../src/core/mask";
 import { randomFrom, randomMask } from "./random";
 
 /** Run lengths of the whole image, column by column, the slow and plain way. */
@@ -54,6 +54,7 @@ describe("run-length codes", () => {
       const back = decodeRle(rle);
       expect(encodeRle(back)).toEqual(rle);
       expect(maskArea(back)).toBe(maskArea(mask));
+      expect(rleArea(encodeRle(mask))).toBe(maskArea(mask));
       const whole = rewindow(mask, { x: 0, y: 0, w: mask.width, h: mask.height });
       expect(encodeRle(whole)).toEqual(rle);
       expect(back).toEqual(trimmed(whole));

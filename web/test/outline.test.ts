@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { polygonMask } from "../src/core/brush";
 import { maskArea, maskHas, painted, trimmed, type Mask } from "../src/core/mask";
-import { ringsOf, simplified } from "../src/core/outline";
+import { outlines, ringsOf, simplified, thinnedOut } from "../src/core/outline";
 import { Vertices } from "../src/ui/vertices";
 
 const IMAGE = { width: 60, height: 50 };
@@ -32,6 +32,25 @@ describe("outlines as polygons", () => {
     expect(Math.abs(area / maskArea(disc) - 1)).toBeLessThan(0.05);
     expect(simplified(points, 0)).toEqual(points);
   });
+});
+
+describe("a mask thinned out", () => {
+  const disc = maskWhere((x, y) => Math.hypot(x - 29.5, y - 24.5) < 20);
+
+  it.each([2, 4, 8])("by %i covers the same place", (step) => {
+    const coarse = thinnedOut(disc, step);
+    expect([coarse.w, coarse.h]).toEqual([Math.ceil(disc.w / step), Math.ceil(disc.h / step)]);
+    for (let y = 0; y < disc.h; y++) {
+      for (let x = 0; x < disc.w; x++) {
+        const isFar = Math.abs(Math.hypot(x + disc.x - 29.5, y + disc.y - 24.5) - 20) > 1.5 * step;
+        const cell = coarse.bits[Math.floor(y / step) * coarse.w + Math.floor(x / step)];
+        if (isFar) expect(cell).toBe(disc.bits[y * disc.w + x]);
+      }
+    }
+    expect(outlines(coarse)[0].length).toBeLessThan((1.2 * outlines(disc)[0].length) / step);
+  });
+
+  it("by 1 is the same", () => expect(thinnedOut(disc, 1)).toBe(disc));
 });
 
 describe("corners", () => {

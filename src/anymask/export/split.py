@@ -25,9 +25,9 @@ def split_graph(graph: onnx.ModelProto, early_inputs: Collection[str]) -> tuple[
     if missing := set(early_inputs) - names:
         raise ValueError(f"early_inputs {sorted(missing)} are not inputs; the graph has {sorted(names)}")
     types = shape_inference.infer_shapes(graph).graph.value_info
-    early = _names_that_need(graph, early_inputs)
+    early, constant = _names_that_need(graph, early_inputs)
     first = [node for node in graph.graph.node if set(node.output) <= early]
-    second = [node for node in graph.graph.node if not set(node.output) <= early]
+    second = [node for node in graph.graph.node if not set(node.output) <= early | constant]
     read = {name for node in second for name in node.input} | {value.name for value in graph.graph.output}
     # An input that both parts read goes to both; it is no output of the first.
     cut = [value for value in types if value.name in early & read]
@@ -37,8 +37,8 @@ def split_graph(graph: onnx.ModelProto, early_inputs: Collection[str]) -> tuple[
     return _part(graph, first, inputs, cut), _part(graph, second, [*shared, *cut, *late], list(graph.graph.output))
 
 
-def _names_that_need(graph: onnx.ModelProto, inputs: Collection[str]) -> set[str]:
-    """The values that come from some inputs and constants alone; constants themselves belong to nobody."""
+def _names_that_need(graph: onnx.ModelProto, inputs: Collection[str]) -> tuple[set[str], set[str]]:
+    """The values that come from some inputs and constants alone, and the constants, which go to whoever reads them."""
     constants = {weight.name for weight in graph.graph.initializer} | {""}
     found = set(inputs)
     for node in graph.graph.node:  # in the order in which they run
@@ -46,7 +46,7 @@ def _names_that_need(graph: onnx.ModelProto, inputs: Collection[str]) -> set[str
             constants.update(node.output)
         elif set(node.input) <= constants | found:
             found.update(node.output)
-    return found - set(inputs)
+    return found - set(inputs), constants
 
 
 def _part(

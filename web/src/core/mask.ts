@@ -137,6 +137,11 @@ export function encodeRle(mask: Mask): Rle {
   return { size: [height, width], counts: compress(runs) };
 }
 
+/** How many pixels the mask of a code has. */
+export function rleArea({ counts }: Rle): number {
+  return decompress(counts).reduce((sum, run, index) => (index % 2 ? sum + run : sum), 0);
+}
+
 /** The mask of a code, with its tight window. Throws where the code is broken. */
 export function decodeRle(rle: Rle): Mask {
   const [height, width] = rle.size;

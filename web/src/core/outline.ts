@@ -51,6 +51,19 @@ export function outlines({ w, h, bits }: Mask): number[][] {
   return found;
 }
 
+/** Every `step`-th pixel of a mask, taken from the middle of a square of `step` pixels: its window counts such squares. */
+export function thinnedOut(mask: Mask, step: number): Mask {
+  if (step === 1) return mask;
+  const w = Math.ceil(mask.w / step);
+  const h = Math.ceil(mask.h / step);
+  const bits = new Uint8Array(w * h);
+  for (let row = 0, at = 0; row < h; row++) {
+    const line = Math.min(row * step + (step >> 1), mask.h - 1) * mask.w;
+    for (let column = 0; column < w; column++) bits[at++] = mask.bits[line + Math.min(column * step + (step >> 1), mask.w - 1)];
+  }
+  return { ...mask, w, h, bits };
+}
+
 /** A closed outline as a polygon in image pixels; a hole's takes away. */
 export interface Ring {
   readonly points: readonly Point[];

@@ -10,7 +10,7 @@ export interface Output {
   readonly token: number;
   readonly score: number;
   readonly logits: Logits;
-  /** At the image's own size; made when asked for. */
+  /** At the image's own size; made anew whenever it is asked for. */
   mask(): Mask;
 }
 

@@ -152,12 +152,13 @@ export class Decoder {
 }
 
 /**
- * One core stays with the page, and more than four threads wait for each other longer than they save ("assumed").
+ * As many as there are cores: a ViT decoder answers in 280 ms with two on two cores and in 370 ms with one, tiny as quickly
+ * either way ("measured"). More than four wait for each other longer than they save ("assumed").
  * `?threads=` in the address says otherwise, for measuring.
  */
 function threadCount(): number {
   const asked = Number(new URLSearchParams(location.search).get("threads"));
-  return crossOriginIsolated ? Math.max(1, Math.min(asked || navigator.hardwareConcurrency - 1, 4)) : 1;
+  return crossOriginIsolated ? Math.max(1, Math.min(asked || navigator.hardwareConcurrency, 4)) : 1;
 }
 
 function candidate(output: Output): Candidate {

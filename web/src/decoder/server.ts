@@ -2,7 +2,7 @@
 
 import type { Api } from "../api";
 import type { Logits } from "../core/frame";
-import { decodeRle, type Mask } from "../core/mask";
+import { decodeRle } from "../core/mask";
 import type { Prompt } from "../core/prompt";
 import { floatsToHalves, halvesToFloats } from "../core/safetensors";
 import type { Engine, EngineImage, Output } from "./chain";
@@ -44,9 +44,8 @@ export class ServerEngine implements Engine {
       .flat()
       .sort((a, b) => a.token_index - b.token_index)
       .map(({ token_index, score, segmentation, mask_logits }) => {
-        let mask: Mask | null = null;
         const logits = { h, w, values: fromBase64(mask_logits ?? "") };
-        return { token: token_index, score, logits, mask: () => (mask ??= decodeRle(segmentation)) };
+        return { token: token_index, score, logits, mask: () => decodeRle(segmentation) };
       });
   }
 }

@@ -1,6 +1,6 @@
 // The worker that decodes, so that the page never stalls.
 
-import { encodeRle } from "../core/mask";
+import { encodeRle, type Mask } from "../core/mask";
 import { fetchReady } from "../fetch";
 import { Chain, chosenOutput, type Output } from "./chain";
 import type { Candidate, FromWorker, ToWorker } from "./messages";
@@ -9,11 +9,21 @@ import { WasmEngine } from "./wasm";
 let chain: Chain | null = null;
 let engine: WasmEngine | null = null;
 
-const post = (message: FromWorker) => self.postMessage(message);
+/** `masks` that the message holds are handed over, not copied: the worker has them no more. */
+const post = (message: FromWorker, masks: readonly Mask[] = []) => self.postMessage(message, { transfer: masks.map(({ bits }) => bits.buffer) });
 const reasonOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
 
+/** Masks that were drawn before others: a preview's is asked for again by the click. */
+const drawn = new WeakMap<Output, Mask>();
+
+function drawnMask(output: Output): Mask {
+  let mask = drawn.get(output);
+  if (!mask) drawn.set(output, (mask = output.mask()));
+  return { ...mask, bits: mask.bits.slice() };
+}
+
 function candidate(output: Output): Candidate {
-  const mask = output.mask();
+  const mask = drawn.has(output) ? drawnMask(output) : output.mask();
   return { token: output.token, score: output.score, mask, rle: encodeRle(mask) };
 }
 
@@ -49,8 +59,11 @@ async function decode({ call, request, onlyBest }: ToWorker & { type: "decode" }
     const begun = performance.now();
     const outputs = await chain!.decode(request);
     const best = chosenOutput(outputs, request.steps[request.steps.length - 1].token);
-    post({ type: "best", call, best: { token: best.token, score: best.score, mask: best.mask() }, ms: performance.now() - begun });
-    if (!onlyBest) post({ type: "rest", call, candidates: outputs.map(candidate) });
+    const mask = drawnMask(best);
+    post({ type: "best", call, best: { token: best.token, score: best.score, mask }, ms: performance.now() - begun }, [mask]);
+    if (onlyBest) return;
+    const candidates = outputs.map(candidate);
+    post({ type: "rest", call, candidates }, candidates.map(({ mask }) => mask));
   } catch (error) {
     post({ type: "problem", call, reason: reasonOf(error) });
   }

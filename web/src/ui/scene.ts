@@ -50,6 +50,8 @@ export class Scene {
   private frame = 0;
   private isBackDue = false;
   private isFitted = true;
+  /** What the front canvas shows; empty where that is not known. */
+  private shown: readonly unknown[] = [];
 
   constructor(
     private readonly host: HTMLElement,
@@ -128,6 +130,7 @@ export class Scene {
       canvas.width = Math.round(width * devicePixelRatio);
       canvas.height = Math.round(height * devicePixelRatio);
     }
+    this.shown = [];
     if (this.isFitted) this.view = fitView(this.image, this.freeSize, MARGIN);
     this.drawBack();
     this.drawFront();
@@ -171,10 +174,20 @@ export class Scene {
     }
   }
 
-  /** Drawn at once, not at the next frame, where an answer came in. */
+  /** All that the front canvas shows. A stroke's picture changes in place, a lasso grows. */
+  private toShow(): unknown[] {
+    const { draft, preview, box, lasso, rings, brush, steps } = this.front;
+    const places = steps.map((step) => (step.kind === "box" ? step.box.join() : `${step.x} ${step.y} ${step.label}`));
+    return [this.view, draft, preview, box, lasso?.length, rings, brush, ...places];
+  }
+
+  /** Drawn at once, not at the next frame, where an answer came in; not again where nothing has changed. */
   drawFront(): void {
     const context = this.over;
     const { front } = this;
+    const toShow = this.toShow();
+    if (!front.stroke && toShow.length === this.shown.length && toShow.every((what, index) => what === this.shown[index])) return;
+    this.shown = front.stroke ? [] : toShow;
     this.prepare(context);
     if (front.stroke) {
       context.globalAlpha = 0.5;
@@ -195,7 +208,7 @@ export class Scene {
 
   /** Filled along the outline, which is quicker than a picture of the mask; that is for masks with too many corners. */
   private drawArea(context: CanvasRenderingContext2D, mask: Mask, colour: Rgb, alpha: number): void {
-    const path = pathOf(mask);
+    const path = this.pathOf(mask);
     context.globalAlpha = alpha;
     context.fillStyle = `rgb(${colour.join()})`;
     const tint = path ? null : tintOf(mask, colour);
@@ -204,8 +217,12 @@ export class Scene {
     context.globalAlpha = 1;
   }
 
+  private pathOf(mask: Mask): Path2D | null {
+    return pathOf(mask, this.view.scale * devicePixelRatio);
+  }
+
   private drawOutline(context: CanvasRenderingContext2D, mask: Mask, colour: string, width: number, isDashed = false): void {
-    const path = pathOf(mask);
+    const path = this.pathOf(mask);
     if (!path) return;
     context.strokeStyle = colour;
     context.lineWidth = width / this.view.scale;

@@ -1,7 +1,8 @@
-// A mask as something that can be drawn at any zoom: its outline along the pixels' edges, to be filled and stroked.
+// A mask as something that can be drawn at any zoom: its outline along the pixels' edges, to be filled and stroked, as fine
+// as the screen can show it.
 
 import { decodeRle, type Mask, type Rle } from "../core/mask";
-import { outlines } from "../core/outline";
+import { outlines, thinnedOut } from "../core/outline";
 
 export type Rgb = readonly [number, number, number];
 
@@ -18,22 +19,33 @@ export function rememberMask(rle: Rle, mask: Mask): void {
   masks.set(rle, mask);
 }
 
-const paths = new WeakMap<Mask, Path2D | null>();
+const paths = new WeakMap<Mask, Map<number, Path2D | null>>();
 
-/** The outline as closed lines in image pixels, the mask to the right of the way; null where there are too many. */
-export function pathOf(mask: Mask): Path2D | null {
-  let path = paths.get(mask);
-  if (path === undefined) paths.set(mask, (path = tracedPath(mask)));
+/**
+ * The outline as closed lines in image pixels, the mask to the right of the way, for drawing at `scale` pixels of the screen
+ * to one of the image; null where there are too many.
+ *
+ * Steps of the outline are as long as a pixel of the screen or up to twice as fine: a picture shown at half its size needs a
+ * quarter of the work.
+ */
+export function pathOf(mask: Mask, scale: number): Path2D | null {
+  const step = 2 ** Math.max(0, Math.floor(-Math.log2(scale)));
+  let known = paths.get(mask);
+  if (!known) paths.set(mask, (known = new Map()));
+  let path = known.get(step);
+  if (path === undefined) known.set(step, (path = tracedPath(mask, step)));
   return path;
 }
 
-function tracedPath(mask: Mask): Path2D | null {
-  const lines = outlines(mask);
+function tracedPath(mask: Mask, step: number): Path2D | null {
+  const lines = outlines(thinnedOut(mask, step));
   if (!lines.length) return null;
+  const x = (column: number) => mask.x + Math.min(column * step, mask.w);
+  const y = (row: number) => mask.y + Math.min(row * step, mask.h);
   const path = new Path2D();
   for (const line of lines) {
-    path.moveTo(line[0] + mask.x, line[1] + mask.y);
-    for (let at = 2; at < line.length; at += 2) path.lineTo(line[at] + mask.x, line[at + 1] + mask.y);
+    path.moveTo(x(line[0]), y(line[1]));
+    for (let at = 2; at < line.length; at += 2) path.lineTo(x(line[at]), y(line[at + 1]));
     path.closePath();
   }
   return path;

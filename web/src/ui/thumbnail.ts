@@ -11,9 +11,9 @@ export function drawThumbnail(canvas: HTMLCanvasElement, picture: ImageBitmap | 
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.clearRect(0, 0, side, side);
   if (!mask.w || !mask.h) return;
-  const path = pathOf(mask);
   const extent = Math.max(mask.w, mask.h) * 1.25;
   const scale = side / extent;
+  const path = pathOf(mask, scale);
   const left = mask.x + mask.w / 2 - extent / 2;
   const top = mask.y + mask.h / 2 - extent / 2;
   context.setTransform(scale, 0, 0, scale, -left * scale, -top * scale);
