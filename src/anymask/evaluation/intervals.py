@@ -23,9 +23,9 @@ class Interval:
     count: int
 
     def percents(self) -> str:
-        """The mean and the interval of a fraction in per cent; question marks where nothing is known of the ends."""
-        low, high = (f"{100 * end:.1f}" if isfinite(end) else "?" for end in (self.low, self.high))
-        return f"{100 * self.mean:.1f} [{low}, {high}]"
+        """The mean and the interval of a fraction in per cent, a dash for an interval of which nothing is known."""
+        ends = f"{100 * self.low:.1f}, {100 * self.high:.1f}" if isfinite(self.low) and isfinite(self.high) else "-"
+        return f"{100 * self.mean:.1f} [{ends}]"
 
     def overlaps(self, other: Interval) -> bool:
         """Whether the two intervals share a point."""
