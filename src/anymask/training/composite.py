@@ -78,7 +78,7 @@ def paint(
 def _in_front(masks_khw: np.ndarray, new_khw: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
     """The masks behind a new object and its parts; None if nothing of it would be seen.
 
-    `new_khw`: the whole object first. They take the place of the masks that they hide, of random ones if they hide none.
+    `new_khw`: the whole object first. They take the place of the masks that they hide, or else of random ones.
     """
     if new_khw[0].mean() < MIN_AREA_SHARE:
         return None
@@ -112,7 +112,7 @@ def _with_contrast(image_hwc: np.ndarray, contrast: float, shift: np.ndarray) ->
 def draw_blob(size_hw: tuple[int, int], rng: np.random.Generator, largest: float = 0.22) -> np.ndarray:
     """A smooth closed random shape somewhere in the image: (H, W) bool.
 
-    Its mean radius is 0.04 to `largest` of the image's shorter side: 0.5% to about 15% of a square's area, or 50% at 0.4.
+    Its mean radius is 0.04 to `largest` of the image's shorter side: 0.5% to 15% of a square, or 50% at 0.4.
     """
     height, width = size_hw
     angles = np.linspace(0, 2 * np.pi, 128, endpoint=False)
