@@ -60,11 +60,13 @@ def test_doctor_tries_the_packaged_model() -> None:
 
 
 def test_train_shows_the_recipe_with_changes(tmp_path: Path) -> None:
-    changes = ["--set", "learning_rate=1e-4", "--set", "losses.dice=2", "--show"]
+    changes = ["--set", "learning_rate=1e-4", "--set", "losses.dice=2", "--more", "taught", "--show"]
     done = runner.invoke(app, ["train", "tiny", "--data", str(tmp_path), *changes])
     shown = json.loads(done.output)
     assert shown["learning_rate"] == 1e-4
     assert shown["losses"]["dice"] == 2.0
+    assert shown["sources"][-1]["folder"] == "taught"
+    assert "taught" not in [source["folder"] for source in shown["validation_sources"]]
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("sam_")])

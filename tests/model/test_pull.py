@@ -226,16 +226,17 @@ def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["tiny", "conv", "vit_x"])
 def test_only_official_models_can_be_pulled(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"'{name}'.*vit_b, vit_l, vit_h"):
+    with pytest.raises(CheckpointError, match=f"'{name}'.*vit_b, vit_l, vit_h, mobile_sam"):
         pull(name, tmp_path)
 
 
 def test_official_files_are_the_published_ones() -> None:
     names = [official.file_name for official in OFFICIAL.values()]
-    assert names == ["sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth"]
+    assert names == ["sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth", "mobile_sam.pt"]
+    homes = ("https://dl.fbaipublicfiles.com/segment_anything/", "https://github.com/ChaoningZhang/MobileSAM/")
     for official in OFFICIAL.values():
         assert re.fullmatch(r"[0-9a-f]{64}", official.sha256)
-        assert official.url.startswith("https://dl.fbaipublicfiles.com/segment_anything/")
+        assert official.url.startswith(homes)
 
 
 def test_cache_folder_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def test_a_checkpoint_of_no_known_model(small_sam: Segmenter, tmp_path: Path) ->
         load_model("vit_b", tmp_path / "small.safetensors")
 
 
-@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h", "mobile_sam"])
 def test_official_weights_that_are_not_here(packaged: Segmenter, name: str) -> None:
     with pytest.raises(CheckpointError, match=rf"`anymask models pull {name}` or pass checkpoint="):
         load_model(name)
@@ -177,6 +177,9 @@ def test_info_of_every_model(packaged: Segmenter) -> None:
     # Paper A: ViT-H has 632 M in the encoder; the published sizes of the whole models are 94, 312 and 641 M.
     millions = {name: round(info["parameters"] / 1e6) for name, info in infos.items()}
     assert (millions["vit_b"], millions["vit_l"], millions["vit_h"]) == (94, 312, 641)
+    # MobileSAM's paper (table 3) counts 5.8 M in the encoder and 3.9 M in the decoder, 9.66 M together; it leaves out
+    # what the prompt encoder alone needs.
+    assert millions["mobile_sam"] == 10
     assert infos["tiny"]["parameters"] == sum(parameter.numel() for parameter in packaged.parameters())
     assert infos["tiny"]["weights"] == "packaged"
     assert infos["tiny"]["metadata"]["score"] == "0.5"

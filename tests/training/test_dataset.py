@@ -143,6 +143,20 @@ def test_sources_are_drawn_by_weight(tmp_path):
     assert (reds == 50).float().mean().item() == pytest.approx(0.75, abs=0.07)
 
 
+def test_further_folders_teach_and_do_not_judge(tmp_path):
+    own = (DataSource("a", weight=2, split="a/train"), DataSource("b", weight=1))
+    config = small_config(tmp_path, sources=own)
+    assert config.with_more([]) == config
+    more = config.with_more(["c", "d"], share=0.75)
+    assert more.validation_sources == own
+    assert [source.folder for source in more.sources] == ["a", "b", "c", "d"]
+    weights = [source.weight for source in more.sources]
+    assert weights[:2] == [2, 1]
+    assert weights[2] == weights[3]
+    assert sum(weights[2:]) / sum(weights) == pytest.approx(0.75)
+    assert more.with_more(["e"]).validation_sources == own
+
+
 def test_a_source_without_a_usable_mask_is_named(tmp_path):
     masks = np.zeros((2, 40, 40), dtype=bool)
     masks[0] = True  # too large

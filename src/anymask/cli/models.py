@@ -88,12 +88,12 @@ def show_info(
 
 @app.command("pull")
 def pull_model(
-    name: str = typer.Argument(help="vit_b, vit_l or vit_h."),
+    name: str = typer.Argument(help="vit_b, vit_l, vit_h or mobile_sam."),
     folder: Path | None = typer.Option(None, help="Where to put the file, instead of the cache folder."),
     url: str | None = typer.Option(None, help="A mirror to fetch from; the file must have the official hash."),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Fetch official SAM weights into the cache folder (ANYMASK_CACHE), resuming and checking them."""
+    """Fetch official weights into the cache folder (ANYMASK_CACHE), resuming and checking them."""
     from anymask.model.pull import pull
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())

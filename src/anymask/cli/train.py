@@ -24,6 +24,13 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe (JSON value)."),
     ] = None,
+    more: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Also train on this folder, such as `anymask everything` writes."),
+    ] = None,
+    more_share: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="How much of the training comes from --more.")
+    ] = 0.5,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many further steps.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
@@ -37,7 +44,8 @@ def train(
 
     if recipe not in RECIPES:
         raise AnymaskError(f"recipe {recipe!r} is not known; the recipes are {', '.join(RECIPES)}")
-    config = with_settings(RECIPES[recipe](data), set_ or [])
+    recipe_config = RECIPES[recipe](data).with_more([str(folder) for folder in more or []], more_share)
+    config = with_settings(recipe_config, set_ or [])
     if show:
         typer.echo(config.to_json())
         return

@@ -34,6 +34,8 @@ VIT_SHAPES = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
 TINY_WIDTHS = {192: "tiny", 96: "tiny_narrow"}
 # The reference once saved these constants; a model here has them from its input specification.
 PIXEL_CONSTANTS = ("pixel_mean", "pixel_std")
+# MobileSAM's file still has the classifier that its encoder was taught with.
+UNUSED_PREFIXES = ("image_encoder.norm_head.", "image_encoder.head.")
 SHOWN_KEYS = 3
 
 
@@ -201,7 +203,11 @@ def to_reference_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed = {key.removeprefix(prefix): tensor for key, tensor in renamed.items()}
     if is_from_huggingface(renamed):
         renamed = from_huggingface(renamed)
-    return {key: tensor for key, tensor in renamed.items() if key not in PIXEL_CONSTANTS}
+    return {
+        key: tensor
+        for key, tensor in renamed.items()
+        if key not in PIXEL_CONSTANTS and not key.startswith(UNUSED_PREFIXES)
+    }
 
 
 def detect_variant(state: Mapping[str, Tensor]) -> str | None:
@@ -212,6 +218,8 @@ def detect_variant(state: Mapping[str, Tensor]) -> str | None:
         return VIT_SHAPES.get(vit_shape)
     if "image_encoder.stem.weight" in state and "image_encoder.lateral32.weight" in state:
         return TINY_WIDTHS.get(state["image_encoder.lateral32.weight"].shape[0])
+    if "image_encoder.patch_embed.seq.0.c.weight" in state:
+        return "mobile_sam"
     if "image_encoder.stages.0.conv1.weight" in state:
         return "conv"
     return None

@@ -1,7 +1,8 @@
 """What every image encoder gives, and the paper's ViT. Legend: B images, C channels, H W pixels, h w grid cells.
 
 An image encoder is any module that maps normalised pixels (B, 3, H, W) to `ImageFeatures` and says its `stride`,
-its `embed_dim` and the channels of its skip maps. `tiny_encoder.py` and `conv_encoder.py` are two more of them.
+its `embed_dim` and the channels of its skip maps. `tiny_encoder.py`, `tiny_vit_encoder.py` and
+`conv_encoder.py` are three more.
 """
 
 from __future__ import annotations

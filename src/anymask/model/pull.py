@@ -1,4 +1,4 @@
-"""The official SAM checkpoints, fetched once: resumed where a connection broke, checked by their SHA-256."""
+"""The published checkpoints of SAM and MobileSAM, fetched once: resumed, and checked by their SHA-256."""
 
 from __future__ import annotations
 
@@ -58,6 +58,11 @@ OFFICIAL = {
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         2565,
     ),
+    "mobile_sam": Official(
+        "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
+        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        41,
+    ),
 }
 
 
@@ -82,7 +87,7 @@ def pull(
     url: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Fetch an official checkpoint ("vit_b", "vit_l", "vit_h"); returns its path.
+    """Fetch an official checkpoint ("vit_b", "vit_l", "vit_h", "mobile_sam"); returns its path.
 
     A good file is not fetched again. `cache_folder` is the folder it goes to (see `cache.cache_folder`);
     `url` names a mirror, whose file must have the official hash. A broken download stays as `.partial` and is

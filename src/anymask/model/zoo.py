@@ -40,6 +40,7 @@ LICENCES = {
     "vit_b": SAM_LICENCE,
     "vit_l": SAM_LICENCE,
     "vit_h": SAM_LICENCE,
+    "mobile_sam": "weights Apache-2.0; taught by SAM on a part of SA-1B, whose own licence allows research only",
 }
 ORIGINS = {
     "tiny": "trained by this project, part of the package",

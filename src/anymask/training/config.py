@@ -75,5 +75,20 @@ class TrainConfig:
     validate_every: int = 500
     validation_objects: int = 300
 
+    def with_more(self, folders: list[str], share: float = 0.5) -> TrainConfig:
+        """The same with `share` of the crops from further folders, equally often; what judged the run still does.
+
+        For masks that another model made: they teach, and only what people drew says how well.
+        """
+        if not folders:
+            return self
+        weight = sum(source.weight for source in self.sources) * share / (1 - share) / len(folders)
+        more = tuple(DataSource(folder, weight) for folder in folders)
+        return dataclasses.replace(
+            self,
+            sources=self.sources + more,
+            validation_sources=self.validation_sources or self.sources,
+        )
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
