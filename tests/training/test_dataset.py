@@ -12,7 +12,7 @@ from anymask.data.sa1b import read_sample, write_sa1b
 from anymask.errors import DataError
 from anymask.training.augment import Augmentation
 from anymask.training.config import DataSource
-from anymask.training.dataset import BatchDataset, draw_sample, open_source, training_batches
+from anymask.training.dataset import BatchDataset, draw_sample, in_pairs, open_source, training_batches
 
 JITTER = Augmentation(scale_range=(0.7, 2.0), aspect_jitter=0.3, flip=True, colour=0.5)
 
@@ -141,6 +141,14 @@ def test_sources_are_drawn_by_weight(tmp_path):
     reds = BatchDataset(config, 0, 1)[0].pixels[:, 0, 5, 5]
     assert set(reds.tolist()) == {50, 200}
     assert (reds == 50).float().mean().item() == pytest.approx(0.75, abs=0.07)
+
+
+def test_whole_and_part_come_in_pairs():
+    whole, part, apart, alone = (0, 0, 50, 50), (10, 10, 8, 8), (60, 60, 20, 20), (90, 0, 9, 9)
+    boxes = [whole, apart, alone, part]
+    assert list(in_pairs([0, 1, 2, 3], boxes)) == [0, 3, 1, 2]
+    assert list(in_pairs([1, 3, 2, 0], boxes)) == [1, 3, 0, 2]
+    assert list(in_pairs([], [])) == []
 
 
 def test_further_folders_teach_and_do_not_judge(tmp_path):

@@ -9,7 +9,8 @@ from small_runs import small_config
 from anymask.model.registry import build_model
 from anymask.training.clicks import ClickSchedule, Draws
 from anymask.training.dataset import BatchDataset
-from anymask.training.step import TrainingStep, grid_target, upsampled
+from anymask.training.losses import LossWeights, mask_losses, segmentation_loss
+from anymask.training.step import TrainingStep, grid_target, other_masks_under_click, upsampled
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,46 @@ def test_rounds_learn_apart(segmenter, config, batch):
     recorder = Recorder(segmenter)
     TrainingStep(segmenter, config)(batch, Draws(0))
     assert [prompts.mask_logits.requires_grad for prompts in recorder.prompts[1:]] == [False, False]
+
+
+def test_masks_under_a_click_are_found(batch):
+    """Of the drawn image's masks one holds another; a click on the inner one means both, a box its own alone."""
+    masks = torch.zeros(4, 64, 64, dtype=torch.bool)
+    masks[0, 10:40, 10:40] = True
+    masks[1, 20:30, 20:30] = True
+    masks[2] = masks[0]  # of another image
+    masks[3, 50:60, 50:60] = True
+    image_index = torch.tensor([0, 0, 1, 0])
+    points = torch.tensor([[[12.0, 12.0], [0, 0]], [[25, 25], [0, 0]], [[25, 25], [0, 0]], [[20, 20], [64, 64]]])
+    labels = torch.tensor([[1, -1], [1, -1], [1, -1], [2, 3]])
+    batch = replace(batch, masks=masks, image_index=image_index)
+    prompts, others = other_masks_under_click(batch, points, labels)
+    assert list(zip(prompts.tolist(), others.tolist(), strict=True)) == [(1, 0)]
+
+
+def test_a_prompts_other_answers_count_as_much_as_its_own():
+    target = torch.zeros(2, 8, 8)
+    target[0, :4], target[1, :, :4] = 1, 1
+    logits = torch.stack([20 * target[1] - 10, torch.zeros(8, 8)]).expand(2, 2, 8, 8)
+    weights = LossWeights(focal=0, dice=1, iou=0)
+    own, _ = segmentation_loss(logits, torch.zeros(2, 2), target, weights)
+    first, second = mask_losses(logits, target, weights).min(dim=1).values
+    assert own.item() == pytest.approx(((first + second) / 2).item())
+    both, _ = segmentation_loss(logits, torch.zeros(2, 2), target, weights, (torch.tensor([0]), torch.tensor([1])))
+    assert both.item() == pytest.approx((((first + second) / 2 + second) / 2).item())
+    none = torch.zeros(0, dtype=torch.long)
+    assert segmentation_loss(logits, torch.zeros(2, 2), target, weights, (none, none))[0] == own
+
+
+def test_all_answers_are_taught(segmenter, config, batch):
+    step = TrainingStep(segmenter, replace(config, has_all_answers=True))
+    masks = batch.masks.clone()
+    masks[1] = masks[0]
+    masks[1, :5] = True
+    loss, _ = step(replace(batch, masks=masks), Draws(3))
+    plain, _ = TrainingStep(segmenter, config)(replace(batch, masks=masks), Draws(3))
+    assert torch.isfinite(loss)
+    assert loss.item() != plain.item()
 
 
 def test_a_step_can_be_replayed(segmenter, config, batch):

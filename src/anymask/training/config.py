@@ -61,6 +61,7 @@ class TrainConfig:
     annotator: Annotator = field(default_factory=Annotator)
     losses: LossWeights = field(default_factory=LossWeights)
     is_single_output: bool = False  # an ambiguous prompt gets the one answer that others get (paper 3, ablated)
+    has_all_answers: bool = False  # a lone click teaches the outputs every mask of its image here that it lies in
     single_output_weight: float = 0.0  # the single-answer token's loss on ambiguous prompts; paper: none
     augmentation: Augmentation = field(default_factory=Augmentation)
     pasting: Pasting = field(default_factory=Pasting)

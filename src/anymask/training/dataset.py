@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -145,15 +146,18 @@ def draw_sample(
     crop = draw_crop(sample.size_hw, config.crop_size, config.augmentation, rng)
     image_area = sample.size_hw[0] * sample.size_hw[1]
     candidates = [
-        annotation.rle
+        annotation
         for annotation in sample.annotations
         if annotation.area <= config.max_area_share * image_area
         and _overlaps(annotation.bbox_xywh, (crop.x0, crop.y0, crop.x1, crop.y1))
     ]
     masks: list[np.ndarray] = []
-    for index in rng.permutation(len(candidates)):
+    order: Iterable[int] = rng.permutation(len(candidates))
+    if config.has_all_answers:
+        order = in_pairs(order, [annotation.bbox_xywh for annotation in candidates])
+    for index in order:
         try:
-            whole_mask = decode_rles([candidates[index]], sample.size_hw)[0]
+            whole_mask = decode_rles([candidates[index].rle], sample.size_hw)[0]
         except DataError as error:
             raise DataError(f"{sample.json_path}: {error}") from error
         mask = crop.apply(whole_mask.astype(np.uint8) * 255) >= 128
@@ -168,6 +172,30 @@ def draw_sample(
     height, width = crop.target_hw
     image[:height, :width] = jitter_colour(image[:height, :width], config.augmentation.colour, rng)
     return DrawnCrop(image, crop.target_hw, np.stack(chosen))
+
+
+def in_pairs(order: Iterable[int], boxes_xywh: Sequence[tuple[float, ...]]) -> Iterator[int]:
+    """The same order, but every other one moved up if there is one that may be whole or part of the one before.
+
+    Two are taken for that where the centre of one's box lies in the other's box.
+    """
+    rest = [int(index) for index in order]
+    while rest:
+        first = rest.pop(0)
+        yield first
+        for index in rest:
+            if _holds_centre(boxes_xywh[first], boxes_xywh[index]) or _holds_centre(
+                boxes_xywh[index], boxes_xywh[first]
+            ):
+                rest.remove(index)
+                yield index
+                break
+
+
+def _holds_centre(outer_xywh: tuple[float, ...], inner_xywh: tuple[float, ...]) -> bool:
+    x, y, width, height = outer_xywh
+    inner_x, inner_y, inner_width, inner_height = inner_xywh
+    return x <= inner_x + inner_width / 2 <= x + width and y <= inner_y + inner_height / 2 <= y + height
 
 
 def _overlaps(box_xywh: tuple[float, ...], window_xyxy: tuple[int, int, int, int]) -> bool:

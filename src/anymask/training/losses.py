@@ -110,13 +110,24 @@ def true_iou(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def segmentation_loss(
-    logits: Tensor, predicted_iou: Tensor, target: Tensor, weights: LossWeights
+    logits: Tensor,
+    predicted_iou: Tensor,
+    target: Tensor,
+    weights: LossWeights,
+    also_right: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Lowest mask loss of each mask's outputs plus the IoU error of all outputs (paper A).
 
-    logits (B, M, h, w), predicted_iou (B, M), target (B, h, w). Returns the mean loss and true IoU (B, M).
+    logits (B, M, h, w), predicted_iou (B, M), target (B, h, w). `also_right`: pairs of rows, a prompt and the target
+    of another mask that is a right answer to it too (not in the paper); the outputs then learn all of a prompt's
+    answers, each from the output nearest to it. Returns the mean loss and true IoU (B, M).
     """
-    losses = mask_losses(logits, target, weights)
+    lowest = mask_losses(logits, target, weights).min(dim=1).values
+    if also_right is not None and len(also_right[0]):
+        prompts, others = also_right
+        further = mask_losses(logits[prompts], target[others], weights).min(dim=1).values
+        counts = torch.ones_like(lowest).index_add(0, prompts, torch.ones_like(further))
+        lowest = lowest.index_add(0, prompts, further) / counts
     iou = true_iou(logits, target)
     iou_error = (predicted_iou.float() - iou).square().mean()
-    return losses.min(dim=1).values.mean() + weights.iou * iou_error, iou
+    return lowest.mean() + weights.iou * iou_error, iou

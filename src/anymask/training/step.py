@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.model.segmenter import PromptBatch, Segmenter, choose_outputs
+from anymask.prompts import PointLabel
 from anymask.training.clicks import Draws, correction_clicks, first_prompts
 from anymask.training.config import TrainConfig
 from anymask.training.dataset import TrainingBatch
@@ -48,7 +49,10 @@ class TrainingStep(nn.Module):
             logits, ious = choose_outputs(
                 all_logits, all_ious, multimask=round_index == 0 and not self.config.is_single_output
             )
-            loss, iou = segmentation_loss(logits, ious, target, self.config.losses)
+            also_right = None
+            if round_index == 0 and self.config.has_all_answers:
+                also_right = other_masks_under_click(batch, points, labels)
+            loss, iou = segmentation_loss(logits, ious, target, self.config.losses, also_right)
             if round_index == 0 and self.config.single_output_weight:
                 single = choose_outputs(all_logits, all_ious, multimask=False)
                 single_loss, _ = segmentation_loss(*single, target, self.config.losses)
@@ -70,6 +74,19 @@ class TrainingStep(nn.Module):
             total = total + self.config.losses.contrastive * alike
         curves["loss"] = total.detach()
         return total, curves
+
+
+def other_masks_under_click(batch: TrainingBatch, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (prompt, mask) of the rows of lone clicks and of other masks of the same image that they lie in.
+
+    points (B, 2, 2), labels (B, 2) as from `first_prompts`; a box means its own object alone.
+    """
+    x, y = points[:, 0].long().clamp(0, batch.masks.shape[-1] - 1).unbind(1)
+    is_inside = batch.masks[:, y, x].T  # prompt, mask
+    is_same_image = batch.image_index[:, None] == batch.image_index
+    is_click = labels[:, :1] == PointLabel.FOREGROUND
+    prompts, masks = (is_inside & is_same_image & is_click).fill_diagonal_(False).nonzero(as_tuple=True)
+    return prompts, masks
 
 
 def zero_padding(pixels: Tensor, sizes_hw: Tensor) -> Tensor:
