@@ -26,7 +26,9 @@ def model_and_size(request: pytest.FixtureRequest) -> tuple[Segmenter, tuple[int
 
 def decode_straightforward(model: Segmenter, features: segmenter.ImageFeatures, prompts: PromptBatch):
     with pytest.MonkeyPatch.context() as patch, torch.enable_grad():
-        patch.setattr(Attention, "forward", Attention.straightforward)
+        patch.setattr(
+            Attention, "forward", lambda own, *given, is_spent=False, **known: own.straightforward(*given, **known)
+        )
         patch.setattr(MaskDecoder, "_masks", MaskDecoder.straightforward)
         return model.decode(features, prompts)
 

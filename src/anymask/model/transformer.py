@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anymask.model.layers import is_plain_inference
+
 # Float32 keeps seven digits, so that smaller weights add nothing to a sum ("assumed": far below what counts).
 SMALLEST_SHARE = 1e-30
 
@@ -34,19 +36,26 @@ class Attention(nn.Module):
         self.register_buffer("head_channels", channels, persistent=False)  # (H, 1, inner): ones at a head's own
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, onto: Tensor | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_mask: Tensor | None = None,
+        onto: Tensor | None = None,
+        is_spent: bool = False,
     ) -> Tensor:
         """q (B, Nq, C), k and v (B, Nk, C); `key_mask` (B, Nk) is True where a key may be attended to.
 
         What is the same for all prompts, q or k and v, may be given once, as (1, ..., C). `onto` (B or 1, Nq, C): what
-        is seen is added to it. Between few tokens and many positions it is folded into the tokens, but for dropout,
-        which only the straightforward form knows.
+        is seen is added to it, where it lies if it `is_spent`. Between few tokens and many positions it is folded into
+        the tokens, but for dropout, which only the straightforward form knows.
         """
         few, many = sorted((q.shape[1], k.shape[1]))
         is_dropped = self.training and self.dropout > 0
         if not is_dropped and self.num_heads * few <= self.q_proj.out_features < many:
-            fold = self._few_queries if few == q.shape[1] else self._few_keys
-            return fold(q, k, v, key_mask, onto)
+            if few == q.shape[1]:
+                return self._few_queries(q, k, v, key_mask, onto)
+            return self._few_keys(q, k, v, key_mask, onto, is_spent)
         return self.straightforward(q, k, v, key_mask, onto)
 
     def straightforward(
@@ -78,26 +87,30 @@ class Attention(nn.Module):
         seen = self.out_proj(attended + self.v_proj.bias)
         return seen if onto is None else onto + seen
 
-    def _few_keys(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, onto: Tensor | None) -> Tensor:
+    def _few_keys(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, onto: Tensor | None, is_spent: bool = False
+    ) -> Tensor:
         """Many image positions look at few tokens. Again nothing is projected per position; see `_few_queries`."""
         key = self._by_head(self.k_proj(k) * self._scale)
         bias = (key @ self.q_proj.bias)[..., None]
         if key_mask is not None:
             bias = bias.masked_fill(~key_mask.repeat(1, self.num_heads)[..., None], -torch.inf)
         scores = _times_shared(key @ self.q_proj.weight, q.transpose(1, 2)) + bias
-        return self._share_out(scores.unflatten(1, (self.num_heads, -1)), v, onto)
+        return self._share_out(scores.unflatten(1, (self.num_heads, -1)), v, onto, is_spent)
 
-    def _share_out(self, scores: Tensor, v: Tensor, onto: Tensor | None) -> Tensor:
+    def _share_out(self, scores: Tensor, v: Tensor, onto: Tensor | None, is_spent: bool) -> Tensor:
         """What many positions see of few values (B, N, C), given the scores (B, H, N, P): (B, P, C).
 
         A product that adds to `onto` passes over the positions once, which is what counts ("measured": a sum of two
-        maps of `tiny` takes as long as a product of that size).
+        maps of `tiny` takes as long as a product of that size). So does one that writes where it reads: it copies none.
         """
         weights = _softmax(scores, dim=2).flatten(1, 2)
         # Each head's weights sum to one, so that a share of the bias in every value adds up to the bias.
         value = self._by_head(self.v_proj(v)) @ self.out_proj.weight.T + self.out_proj.bias / self.num_heads
         if onto is None:
             return weights.transpose(1, 2) @ value
+        if is_spent and len(onto) == len(weights) and is_plain_inference(onto):
+            return onto.baddbmm_(weights.transpose(1, 2), value)
         return torch.baddbmm(onto, weights.transpose(1, 2), value)
 
     def look_at_known(self, q: Tensor, known: KnownImage, shown: Shown | None = None) -> Tensor:
@@ -125,7 +138,9 @@ class Attention(nn.Module):
             scores = scores + shown.scores(key, self._seen_by(shown, self.q_proj))
         if key_mask is not None:
             scores = scores.masked_fill(~key_mask[:, None, :, None], -torch.inf)
-        return self._share_out(scores, v, known.image if shown is None else shown.added_to(known.image))
+        if shown is None:
+            return self._share_out(scores, v, known.image, is_spent=False)
+        return self._share_out(scores, v, shown.added_to(known.image), is_spent=True)
 
     def _heads(self, projected: Tensor) -> Tensor:
         """(B, N, H * D) to (B, H, N, D)."""
@@ -281,7 +296,10 @@ class TwoWayLayer(nn.Module):
         tokens = self.norm3(tokens + self.mlp(tokens))
         keys = tokens + token_pe
         if known is None:
-            image = self.cross_attn_image_to_token(image_keys, keys, tokens, token_mask, onto=image)
+            # The first layer's image is the caller's, a later one's the layer's before, which nobody reads again.
+            image = self.cross_attn_image_to_token(
+                image_keys, keys, tokens, token_mask, onto=image, is_spent=not self.is_first
+            )
         else:
             image = self.cross_attn_image_to_token.look_from_known(known, keys, tokens, token_mask, shown)
         return tokens, self.norm4(image)
