@@ -1,3 +1,6 @@
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 import torch
 from small_runs import small_config
@@ -5,6 +8,7 @@ from torch import nn
 
 from anymask.model.registry import build_model
 from anymask.training.optimiser import (
+    USUAL_SIZE,
     AveragedWeights,
     build_optimiser,
     encoder_depth,
@@ -61,6 +65,25 @@ def test_rates_fall_towards_the_pixels(tiny, tmp_path):
     for name, scale in expected.items():
         assert groups[name]["lr_scale"] == pytest.approx(scale)
         assert groups[name]["lr"] == pytest.approx(0.1 * scale)
+
+
+def test_rates_may_be_relative_to_what_they_move(tiny, tmp_path):
+    """A convolution that is four times as large moves four times as far, and decays as before."""
+    config = small_config(tmp_path, encoder_lr_scale=0.5, layer_decay=0.8, weight_decay=0.1)
+    plain = group_of(tiny, config)
+    relative = group_of(tiny, replace(config, has_relative_rates=True))
+    weights = dict(tiny.named_parameters())
+    for name in ("image_encoder.stages.2.0.project.weight", "image_encoder.stages.3.1.expand.weight"):
+        size = weights[name].square().mean().sqrt().item() / USUAL_SIZE
+        assert relative[name]["lr_scale"] == pytest.approx(plain[name]["lr_scale"] * size)
+        assert relative[name]["params"] == [weights[name]]
+        assert relative[name]["lr"] * relative[name]["weight_decay"] == pytest.approx(plain[name]["lr"] * 0.1)
+    for name in ("mask_decoder.iou_token.weight", "image_encoder.norm16.weight"):
+        assert relative[name]["lr_scale"] == plain[name]["lr_scale"] == 1.0
+    still = deepcopy(tiny)
+    nn.init.zeros_(still.image_encoder.stem.bias)
+    smallest = group_of(still, replace(config, has_relative_rates=True))["image_encoder.stem.bias"]
+    assert smallest["lr_scale"] == pytest.approx(0.1 * plain["image_encoder.stem.bias"]["lr_scale"])
 
 
 def test_the_papers_rates_for_vit_b(tmp_path):

@@ -46,6 +46,7 @@ class TrainConfig:
     lora_rank: int = 0  # above 0: of the image encoder only low-rank updates of the attention are trained
     encoder_lr_scale: float = 1.0
     layer_decay: float = 1.0
+    has_relative_rates: bool = False  # in the encoder's levels, each tensor's rate is scaled by the size of its numbers
     weight_decay: float = 0.1  # paper A
     betas: tuple[float, float] = (0.9, 0.999)  # paper A
     warmup_steps: int = 250  # paper A

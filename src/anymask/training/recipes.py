@@ -36,6 +36,7 @@ def tiny(data: Path) -> TrainConfig:
         learning_rate=5e-4,
         encoder_lr_scale=0.5,
         layer_decay=0.85,
+        has_relative_rates=True,
         weight_decay=0.05,
         warmup_steps=100,
         drop_path=0.05,
