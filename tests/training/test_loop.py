@@ -59,7 +59,7 @@ def whole_run(scenes, tmp_path_factory):
 
 
 def noisy_config(scenes):
-    return small_config(scenes, drop_path=0.2, dropout=0.1)
+    return small_config(scenes, drop_path=0.2, dropout=0.1, has_relative_rates=True, has_all_answers=True)
 
 
 def test_a_run_leaves_what_it_promises(whole_run, scenes):
