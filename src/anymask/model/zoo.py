@@ -32,8 +32,9 @@ SAM_LICENCE = "weights Apache-2.0; trained on SA-1B, whose own licence allows re
 LICENCES = {
     "tiny": (
         "for non-commercial use: trained on BSDS500 (non-commercial research), CamVid (CC BY-NC), COCO "
-        "(annotations CC BY 4.0, photos under Flickr's terms), CCP, feral cats and DSB2018; the image "
-        "encoder started from EfficientNet-Lite0's ImageNet weights (Apache-2.0)"
+        "(annotations CC BY 4.0, photos under Flickr's terms), CCP, feral cats, DSB2018 and photographs for research "
+        "whose masks MobileSAM drew (its weights Apache-2.0, taught by SAM on a part of SA-1B); the image encoder "
+        "started from EfficientNet-Lite0's ImageNet weights (Apache-2.0)"
     ),
     "tiny_narrow": "no weights",
     "conv": "no weights",
