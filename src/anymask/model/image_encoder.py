@@ -177,6 +177,16 @@ class ViTBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+def build_neck(width: int, embed_dim: int) -> nn.Sequential:
+    """From the width of an encoder to that of its embedding (paper A): (B, width, h, w) -> (B, embed_dim, h, w)."""
+    return nn.Sequential(
+        nn.Conv2d(width, embed_dim, kernel_size=1, bias=False),
+        LayerNorm2d(embed_dim),
+        nn.Conv2d(embed_dim, embed_dim, kernel_size=3, padding=1, bias=False),
+        LayerNorm2d(embed_dim),
+    )
+
+
 class ViTEncoder(nn.Module):
     """The paper's image encoder (3, A): plain ViT, windowed attention, four global blocks, neck to 256 channels."""
 
@@ -211,12 +221,7 @@ class ViTEncoder(nn.Module):
             )
             for index in range(depth)
         )
-        self.neck = nn.Sequential(
-            nn.Conv2d(width, embed_dim, kernel_size=1, bias=False),
-            LayerNorm2d(embed_dim),
-            nn.Conv2d(embed_dim, embed_dim, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(embed_dim),
-        )
+        self.neck = build_neck(width, embed_dim)
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         if pixels.shape[0] > 1 and is_plain_inference(pixels):

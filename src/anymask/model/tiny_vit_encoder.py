@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anymask.model.image_encoder import ImageFeatures, pad_grid
-from anymask.model.layers import DropPath, LayerNorm2d, is_inference, is_plain_inference
+from anymask.model.image_encoder import ImageFeatures, build_neck, pad_grid
+from anymask.model.layers import DropPath, is_inference, is_plain_inference
 
 # Grid rows that go through a bottleneck together ("measured": its hidden maps take 17 MB instead of 134, and the
 # bottleneck two thirds of the time).
@@ -195,12 +195,7 @@ class TinyViTEncoder(nn.Module):
                 num_built += 1
             is_last = index == len(WIDTHS) - 1
             self.layers.append(Stage(blocks, None if is_last else Merge(width, WIDTHS[index + 1], STRIDES[index])))
-        self.neck = nn.Sequential(
-            nn.Conv2d(WIDTHS[-1], embed_dim, kernel_size=1, bias=False),
-            LayerNorm2d(embed_dim),
-            nn.Conv2d(embed_dim, embed_dim, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(embed_dim),
-        )
+        self.neck = build_neck(WIDTHS[-1], embed_dim)
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         if pixels.shape[0] > 1 and is_plain_inference(pixels):
