@@ -106,6 +106,7 @@ def fine_tune(data: Path) -> TrainConfig:
         warmup_steps=20,
         cooldown_steps=300,
         learning_rate=2e-4,
+        has_relative_rates=False,  # they need some hundred steps before they pay, if they do ("measured" on `tiny`)
         ema_decay=0.98,
         pasting=Pasting(),
         validate_every=100,
