@@ -23,7 +23,7 @@ help:
 	@echo "make bench [PAIRS='encode click']    speed against the peers, which it installs beside"
 	@echo "make docs                            draw the pictures of the documentation anew"
 	@echo "make page                            build the annotator's page (needs Node 20)"
-	@echo "make train-tiny [DATA=folder]        start or continue the shipped model's long run; MORE=folder adds masks"
+	@echo "make train-tiny [DATA=folder]        start or continue the shipped model's long run; MORE=masks TEACHER=embeddings"
 	@echo "make export-tiny                     package its best weights, if they are better"
 
 setup: $(READY) page
@@ -74,7 +74,8 @@ format: setup
 # two threads a step takes ten times as long whenever anything else needs a core).
 train-tiny: setup
 	$(TRAIN_ENV) nice -n 10 $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node $(CORES) \
-	  -m anymask train tiny --data $(DATA) $(if $(MORE),--more $(MORE)) $(if $(RUN),--out $(RUN)) --threads 1
+	  -m anymask train tiny --data $(DATA) --threads 1 \
+	  $(if $(MORE),--more $(MORE)) $(if $(TEACHER),--teacher $(TEACHER)) $(if $(RUN),--out $(RUN))
 
 # Each pair runs in turns, A B A B, with both sides' weights random and the same; see docs/performance.md.
 bench: setup

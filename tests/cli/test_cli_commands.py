@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from anymask.cli.main import app
@@ -67,6 +68,26 @@ def test_train_shows_the_recipe_with_changes(tmp_path: Path) -> None:
     assert shown["losses"]["dice"] == 2.0
     assert shown["sources"][-1]["folder"] == "taught"
     assert "taught" not in [source["folder"] for source in shown["validation_sources"]]
+
+
+def test_teach_keeps_embeddings_and_goes_on(tmp_path: Path) -> None:
+    for name, colour in (("one", 40), ("two", 200)):
+        Image.new("RGB", (90, 60), (colour, 90, 90)).save(tmp_path / f"{name}.png")
+    arguments = ["teach", str(tmp_path), "-o", str(tmp_path / "seen"), "--model", "tiny", "--device", "cpu"]
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "seen").glob("*.npy")}
+    assert len(kept) == 2
+    again = runner.invoke(app, arguments)
+    assert again.output.splitlines()[-1] == f"2 pictures' embeddings in {tmp_path / 'seen'}"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "seen").glob("*.npy")} == kept
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with_broken = runner.invoke(app, arguments)
+    assert with_broken.exit_code == 1
+    assert "2 pictures' embeddings" in with_broken.output
+    assert "broken.png" in with_broken.output
+    shown = runner.invoke(app, ["train", "tiny", "--data", "data", "--teacher", str(tmp_path / "seen"), "--show"])
+    assert json.loads(shown.output)["teacher"] == str(tmp_path / "seen")
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("sam_")])

@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from anymask.cli import ablate, annotate, dataset, doctor, evaluate, everything, export, models, segment, study, train
+from anymask.cli import (
+    ablate,
+    annotate,
+    dataset,
+    doctor,
+    evaluate,
+    everything,
+    export,
+    models,
+    segment,
+    study,
+    teach,
+    train,
+)
 from anymask.errors import AnymaskError
 
 app = typer.Typer(
@@ -20,6 +33,7 @@ app.command("segment")(segment.segment)
 app.command("everything")(everything.everything)
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
+app.command("teach")(teach.teach)
 app.command("pretrain")(train.pretrain)
 app.command("ablate")(ablate.ablate)
 app.command("export-weights")(train.export_weights)

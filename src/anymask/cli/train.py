@@ -31,6 +31,9 @@ def train(
     more_share: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="How much of the training comes from --more.")
     ] = 0.5,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also learn a larger model's embeddings: see `anymask teach`.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many further steps.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
@@ -45,6 +48,8 @@ def train(
     if recipe not in RECIPES:
         raise AnymaskError(f"recipe {recipe!r} is not known; the recipes are {', '.join(RECIPES)}")
     recipe_config = RECIPES[recipe](data).with_more([str(folder) for folder in more or []], more_share)
+    if teacher is not None:
+        recipe_config = dataclasses.replace(recipe_config, teacher=str(teacher))
     config = with_settings(recipe_config, set_ or [])
     if show:
         typer.echo(config.to_json())

@@ -57,6 +57,10 @@ class Sample:
         """The annotation file beside the image."""
         return self.image_path.with_suffix(".json")
 
+    def encoded(self) -> bytes:
+        """The picture's file as it is."""
+        return self.image_path.read_bytes()
+
     def read_image(self, scale: float = 1.0) -> np.ndarray:
         """HxWx3 uint8 RGB. Raises ImageError when unreadable, DataError when its size is not `size_hw`.
 

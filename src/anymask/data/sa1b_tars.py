@@ -39,14 +39,16 @@ class TarSample(Sample):
     picture_at: int
     picture_size: int
 
+    def encoded(self) -> bytes:
+        return _read_at(self.tar, self.picture_at, self.picture_size)
+
     def read_image(self, scale: float = 1.0) -> np.ndarray:
         """HxWx3 uint8 RGB, at least `scale` of the full size: a JPEG comes at 1/2, 1/4 or 1/8 where that is enough.
 
         Raises ImageError when unreadable, DataError when its size is not `size_hw`.
         """
-        encoded = _read_at(self.tar, self.picture_at, self.picture_size)
         try:
-            picture = Image.open(io.BytesIO(encoded))
+            picture = Image.open(io.BytesIO(self.encoded()))
         except UnidentifiedImageError as error:
             raise ImageError(f"{self.image_path}: is not an image ({error})") from error
         height, width = self.size_hw

@@ -40,6 +40,7 @@ class TrainConfig:
     total_steps: int
     learning_rate: float
     splits_file: str | None = None
+    teacher: str | None = None  # a folder of a larger model's embeddings of the images, to learn from beside the masks
     validation_sources: tuple[DataSource, ...] = ()  # whose held-out images judge; none: those of `sources`
     init_from: str | None = None  # a checkpoint, "pretrained" (what load_model takes), "imagenet" (tiny)
     frozen: tuple[str, ...] = ()  # parameters whose names start so are left as they are

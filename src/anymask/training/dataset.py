@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,9 +20,10 @@ from anymask.data.sa1b_tars import Sa1bTars
 from anymask.errors import DataError
 from anymask.geometry.rle import decode_rles
 from anymask.model.cache import cache_folder
-from anymask.training.augment import draw_crop, jitter_colour
+from anymask.training.augment import Crop, draw_crop, jitter_colour
 from anymask.training.composite import draw_blob, paint, paste
 from anymask.training.config import DataSource, TrainConfig
+from anymask.training.teacher import TeacherFolder
 
 MAX_TRIES = 50  # images drawn before a data set is said to hold no usable mask
 
@@ -29,13 +31,16 @@ MAX_TRIES = 50  # images drawn before a data set is said to hold no usable mask
 @dataclass(frozen=True)
 class TrainingBatch:
     """pixels (I, 3, S, S) uint8; sizes_hw (I, 2) int, how much of each crop is image and not padding;
-    masks (B, S, S) bool, none empty; image_index (B,) int.
+    masks (B, S, S) bool, none empty; image_index (B,) int. With a teacher, what it sees in each cell, (I, C, g, g)
+    float16, and where that is known, (I, g, g) bool.
     """
 
     pixels: Tensor
     sizes_hw: Tensor
     masks: Tensor
     image_index: Tensor
+    teacher: Tensor | None = None
+    teacher_knows: Tensor | None = None
 
 
 def open_source(source: DataSource, splits_file: str | None, part: str) -> Sa1bFolder | Sa1bTars:
@@ -80,6 +85,7 @@ class BatchDataset(Dataset[TrainingBatch]):
         self.folders = [open_source(source, config.splits_file, "train") for source in config.sources]
         weights = np.array([source.weight for source in config.sources], dtype=np.float64)
         self.probabilities = weights / weights.sum()
+        self.teacher = None if config.teacher is None else TeacherFolder(config.teacher)
 
     def __len__(self) -> int:
         return self.config.total_steps * self.config.accumulate
@@ -87,16 +93,28 @@ class BatchDataset(Dataset[TrainingBatch]):
     def __getitem__(self, index: int) -> TrainingBatch:
         step, part = divmod(index, self.config.accumulate)
         first_slot = (self.rank * self.config.accumulate + part) * self.images
-        pixels, sizes_hw, masks = [], [], []
+        pixels, sizes_hw, masks, lessons = [], [], [], []
         for slot in range(self.images):
             # The slot counts over all processes: N processes see together what one would see alone.
             rng = np.random.default_rng((self.config.seed, step, first_slot + slot))
-            drawn = self._composite(self._draw(rng, self.config.masks_per_image), rng)
+            scene = self._draw(rng, self.config.masks_per_image)
+            before = scene.image_hwc.copy()
+            drawn = self._composite(scene, rng)
+            if self.teacher is not None:
+                lessons.append(self._lesson(self.teacher, drawn, before))
             pixels.append(torch.from_numpy(drawn.image_hwc).permute(2, 0, 1))
             sizes_hw.append(drawn.size_hw)
             masks.append(torch.from_numpy(drawn.masks_khw))
         image_index = torch.arange(self.images).repeat_interleave(self.config.masks_per_image)
-        return TrainingBatch(torch.stack(pixels), torch.tensor(sizes_hw), torch.cat(masks), image_index)
+        batch = torch.stack(pixels), torch.tensor(sizes_hw), torch.cat(masks), image_index
+        return TrainingBatch(*batch, *(torch.stack(part) for part in zip(*lessons, strict=True)))
+
+    @staticmethod
+    def _lesson(teacher: TeacherFolder, drawn: DrawnCrop, before_hwc: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What the teacher sees; of what was put onto the crop it knows nothing."""
+        features, is_known = teacher.lesson(drawn.sample.encoded(), drawn.crop)
+        is_changed = torch.from_numpy((drawn.image_hwc != before_hwc).any(axis=2))
+        return features, is_known & (F.adaptive_max_pool2d(is_changed[None].float(), is_known.shape)[0] == 0)
 
     def _composite(self, scene: DrawnCrop, rng: np.random.Generator) -> DrawnCrop:
         """Now and then, objects of other crops or of paint put onto this one."""
@@ -132,11 +150,13 @@ class BatchDataset(Dataset[TrainingBatch]):
 
 
 class DrawnCrop(NamedTuple):
-    """An augmented crop (S, S, 3) uint8, how much of it is image, and masks of it (K, S, S) bool."""
+    """An augmented crop (S, S, 3) uint8, how much of it is image, masks of it (K, S, S) bool, and what it is of."""
 
     image_hwc: np.ndarray
     size_hw: tuple[int, int]
     masks_khw: np.ndarray
+    sample: Sample
+    crop: Crop
 
 
 def draw_sample(
@@ -171,7 +191,7 @@ def draw_sample(
     image = crop.apply(sample.read_image(crop.scale))
     height, width = crop.target_hw
     image[:height, :width] = jitter_colour(image[:height, :width], config.augmentation.colour, rng)
-    return DrawnCrop(image, crop.target_hw, np.stack(chosen))
+    return DrawnCrop(image, crop.target_hw, np.stack(chosen), sample, crop)
 
 
 def in_pairs(order: Iterable[int], boxes_xywh: Sequence[tuple[float, ...]]) -> Iterator[int]:

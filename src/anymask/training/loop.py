@@ -71,9 +71,12 @@ def train(
     first_step, best = (state["step"], state["best"]) if state else (0, 0.0)
     if state:
         segmenter.load_state_dict(state["model"])
-    module = fabric.setup_module(TrainingStep(segmenter, config))
+    training_step = TrainingStep(segmenter, config)
+    if state and training_step.teacher_head is not None:
+        training_step.teacher_head.load_state_dict(state["teacher_head"])
+    module = fabric.setup_module(training_step)
     # After the module, because its parameters are others once they are sharded.
-    optimiser = build_optimiser(segmenter, config)
+    optimiser = build_optimiser(segmenter, config, training_step.teacher_head)
     averaged = AveragedWeights(segmenter, config.ema_decay)
     if state:
         load_optimiser(optimiser, state["optimiser"])
@@ -110,6 +113,8 @@ def train(
                     best = keep_best(run_folder, weights, scores, best, done)
             if done % config.save_every == 0 or done == last_step:
                 parts = {"model": segmenter.state_dict(), "optimiser": optimiser.state_dict()}
+                if training_step.teacher_head is not None:
+                    parts["teacher_head"] = training_step.teacher_head.state_dict()
                 state = whole({**parts, "averaged": averaged.weights})
                 if fabric.is_global_zero:
                     save(run_folder, {"step": done, "config": config.to_json(), "best": best, **state})
@@ -241,8 +246,9 @@ def keep_best(
 
 
 def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
-    tensors = (getattr(batch, field.name) for field in fields(batch))
-    return TrainingBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    moved = {name: part.to(device, non_blocking=True) for name, part in parts.items() if part is not None}
+    return TrainingBatch(**moved)
 
 
 def append_curve(path: Path, step: int, values: dict[str, float]) -> None:

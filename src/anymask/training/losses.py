@@ -14,7 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each part counts. The paper's: focal 20, dice 1, IoU 1 (3, A); the others are off there."""
+    """How much each part counts. The paper's: focal 20, dice 1, IoU 1 (3, A); the others are off there.
+
+    `teacher` counts where the run has one.
+    """
 
     focal: float = 20.0
     dice: float = 1.0
@@ -22,6 +25,7 @@ class LossWeights:
     balanced_cross_entropy: float = 0.0
     iou: float = 1.0
     contrastive: float = 0.0
+    teacher: float = 1.0
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

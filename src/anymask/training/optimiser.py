@@ -69,8 +69,14 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return rate
 
 
-def build_optimiser(model: Segmenter, config: TrainConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate, betas=config.betas)
+def build_optimiser(model: Segmenter, config: TrainConfig, head: nn.Module | None = None) -> torch.optim.AdamW:
+    """AdamW over what of the model is trained, and over a head that is thrown away after training."""
+    groups = parameter_groups(model, config)
+    if head is not None:
+        groups.append(
+            {"params": list(head.parameters()), "lr": config.learning_rate, "lr_scale": 1.0, "weight_decay": 0.0}
+        )
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

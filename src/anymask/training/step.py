@@ -15,6 +15,7 @@ from anymask.training.clicks import Draws, correction_clicks, first_prompts
 from anymask.training.config import TrainConfig
 from anymask.training.dataset import TrainingBatch
 from anymask.training.losses import contrastive_loss, segmentation_loss
+from anymask.training.teacher import TeacherHead, teacher_channels, teacher_loss
 
 
 class TrainingStep(nn.Module):
@@ -24,6 +25,9 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.segmenter = segmenter
         self.config = config
+        self.teacher_head: TeacherHead | None = None
+        if config.teacher is not None:
+            self.teacher_head = TeacherHead(segmenter.image_encoder, teacher_channels(config.teacher))
         self.encode = torch.compile(segmenter.encode) if config.compile else segmenter.encode
 
     def forward(self, batch: TrainingBatch, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
@@ -72,6 +76,13 @@ class TrainingStep(nn.Module):
             halves = (draws.uniform(len(batch.masks), *grid_hw) < 0.5).to(total.device)
             alike = contrastive_loss(features.embedding, batch.masks, batch.image_index, halves)
             total = total + self.config.losses.contrastive * alike
+        if self.teacher_head is not None:
+            assert batch.teacher is not None
+            assert batch.teacher_knows is not None
+            drawn = self.teacher_head(features, batch.teacher.shape[-1])
+            unlike = teacher_loss(drawn, batch.teacher, batch.teacher_knows)
+            total = total + self.config.losses.teacher * unlike
+            curves["loss_teacher"] = unlike.detach()
         curves["loss"] = total.detach()
         return total, curves
 

@@ -25,6 +25,16 @@ export class Panel {
   readonly element = h("div", { class: "masks", role: "list", "aria-label": "Masks" });
   private rows = new Map<string, Row>();
   private picture: unknown = null;
+  // The same elements at every drawing, so that a list that did not change is left where it is.
+  private readonly proposedCount = h("span", {});
+  private readonly proposedHeading = h(
+    "div",
+    { class: "group" },
+    this.proposedCount,
+    h("button", { type: "button", class: "text-button", onclick: () => this.actions.takeAll() }, "Accept all"),
+  );
+  private readonly acceptedHeading = h("div", { class: "group" }, h("span", {}, "Accepted"));
+  private readonly nothing = h("p", { class: "empty" }, "No masks yet. Accepted masks are listed here.");
 
   constructor(private readonly actions: PanelActions) {}
 
@@ -45,12 +55,12 @@ export class Panel {
     const elements = (some: readonly Annotation[]) => some.map(({ id }) => rows.get(id)!.element).reverse();
     const children: HTMLElement[] = [];
     if (proposed.length) {
-      const all = h("button", { type: "button", class: "text-button", onclick: () => this.actions.takeAll() }, "Accept all");
-      children.push(h("div", { class: "group" }, h("span", {}, `Proposed, ${proposed.length} to check`), all), ...elements(proposed));
-      if (accepted.length) children.push(h("div", { class: "group" }, h("span", {}, "Accepted")));
+      this.proposedCount.textContent = `Proposed, ${proposed.length} to check`;
+      children.push(this.proposedHeading, ...elements(proposed));
+      if (accepted.length) children.push(this.acceptedHeading);
     }
     children.push(...elements(accepted));
-    if (!children.length) children.push(h("p", { class: "empty" }, "No masks yet. Accepted masks are listed here."));
+    if (!children.length) children.push(this.nothing);
     const isSame = children.length === this.element.childElementCount && children.every((child, index) => child === this.element.children[index]);
     if (!isSame) this.element.replaceChildren(...children);
     if (selected) rows.get(selected)?.element.scrollIntoView({ block: "nearest" });
