@@ -82,7 +82,7 @@ def draw_crop(size_hw: tuple[int, int], crop_size: int, augmentation: Augmentati
 
 
 def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, a shift per channel, and grey now and then; HxWx3 uint8."""
+    """Brightness, contrast, a shift per channel; now and then grey, a negative or other hues; HxWx3 uint8."""
     if strength == 0:
         return image
     pixels = image.astype(np.float32)
@@ -90,6 +90,8 @@ def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) 
         pixels[:] = pixels.mean(axis=2, keepdims=True)
     if rng.random() < 0.05 * min(strength, 1.0):
         pixels = 255 - pixels
+    if rng.random() < 0.15 * min(strength, 1.0):
+        pixels = pixels[..., rng.permutation(3)]  # hues that no photograph has, as stains and scans do
     contrast = np.exp(rng.uniform(-0.4, 0.4) * strength)
     shift = rng.uniform(-40, 40) * strength + rng.uniform(-15, 15, size=3) * strength
     mean = pixels.mean()
