@@ -95,6 +95,18 @@ def test_shrinking_averages():
     assert (resize_image(stripes, (8, 40)) == 100).all()
 
 
+@given(small_sides, small_sides, small_sides, small_sides, st.sampled_from([(), (1,), (3,)]), st.integers(0, 99))
+def test_resizing_is_pillows_to_a_level(height, width, new_height, new_width, channels, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, *channels), dtype=np.uint8)
+    image.setflags(write=False)
+    resized = resize_image(image, (new_height, new_width))
+    assert resized.shape == (new_height, new_width, *channels)
+    assert resized.dtype == np.uint8
+    pillow = Image.fromarray(image.squeeze(2) if channels == (1,) else image)
+    reference = np.asarray(pillow.resize((new_width, new_height), Image.Resampling.BILINEAR)).reshape(resized.shape)
+    assert np.abs(resized.astype(int) - reference).max() <= 1
+
+
 def test_one_side_may_grow_while_the_other_shrinks():
     image = np.zeros((2, 400, 3), dtype=np.uint8)
     image[:, 200:] = 240

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from small_networks import assert_close, build_small_sam, randomise
+from torch import nn
 
 from anymask.model.image_encoder import ImageEncoder, ImageFeatures
+from anymask.model.layers import Activation, apply_convolution
 from anymask.model.prompt_encoder import PointLabel
 from anymask.model.registry import build_model
 from anymask.model.segmenter import PromptBatch, Segmenter
@@ -133,6 +135,34 @@ def test_encoders_take_any_size(name: str, size_hw: tuple[int, int]) -> None:
     logits, ious = model.decode(features[1:], click)
     assert logits.shape == (1, 4, height // 4, width // 4)
     assert ious.shape == (1, 4)
+
+
+def test_convolutions_in_one_go_change_no_number() -> None:
+    """With gradients layers take their plain form, one operation after the other."""
+    model = random_model("tiny")
+    plain = encode_images(model, 1, (96, 160))
+    with torch.inference_mode():
+        fused = encode_images(model, 1, (96, 160))
+    assert_close(fused.embedding, plain.embedding, 1e-5)
+    for skip, expected in zip(fused.skips, plain.skips, strict=True):
+        assert_close(skip, expected, 1e-5)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu6", "gelu"])
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 2, 1), (5, 1, 8)])
+def test_a_convolution_and_what_follows(activation: Activation, kernel: int, stride: int, groups: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, kernel, stride, kernel // 2, groups=groups).requires_grad_(False)
+    x = 6 * torch.randn(2, 8, 13, 10)
+    expected = layer(x)
+    plain = {"none": expected, "relu6": expected.clamp(0, 6), "gelu": nn.functional.gelu(expected)}[activation]
+    with torch.inference_mode():
+        assert_close(apply_convolution(layer, x, activation), plain, 1e-6)
+        added = torch.randn(expected.shape)
+        before = added.clone()
+        assert_close(apply_convolution(layer, x, added=added), expected + added, 1e-6)
+        assert torch.equal(added, before)  # it may be needed further on
+    assert_close(apply_convolution(layer, x, activation), plain, 1e-6)
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.model.image_encoder import FeedForward, ImageFeatures
-from anymask.model.layers import DropPath, LayerNorm2d
+from anymask.model.layers import DropPath, LayerNorm2d, apply_convolution
 
 # EfficientNet-Lite0 up to stride 32, without its last stage and head, which only the classifier needs:
 # (blocks, kernel, stride, expansion, channels).
@@ -43,9 +43,13 @@ class InvertedResidual(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = x if self.expand is None else F.relu6(self.expand(x))
-        projected = self.project(F.relu6(self.depthwise(hidden)))
-        return x + self.drop_path(projected) if self.has_residual else projected
+        hidden = x if self.expand is None else apply_convolution(self.expand, x, "relu6")
+        hidden = apply_convolution(self.depthwise, hidden, "relu6")
+        if not self.has_residual:
+            return apply_convolution(self.project, hidden)
+        if self.training:
+            return x + self.drop_path(self.project(hidden))
+        return apply_convolution(self.project, hidden, added=x)
 
 
 class GlobalBlock(nn.Module):
@@ -154,7 +158,7 @@ class TinyEncoder(nn.Module):
         self.top_down4 = TopDown(skip_channels[0], skip_channels[1])
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
-        x = F.relu6(self.stem(pixels))
+        x = apply_convolution(self.stem, pixels, "relu6")
         maps = []
         for stage in self.stages:
             x = stage(x)

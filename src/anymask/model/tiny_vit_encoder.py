@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.model.image_encoder import ImageFeatures, build_neck, pad_grid
-from anymask.model.layers import DropPath, is_inference, is_plain_inference
+from anymask.model.layers import ACTIVATIONS, Activation, DropPath, convolve, is_inference, is_plain_inference
 
 # Grid rows that go through a bottleneck together ("measured": its hidden maps take 17 MB instead of 134, and the
 # bottleneck two thirds of the time).
@@ -34,15 +34,15 @@ class ConvNorm(nn.Module):
         self.c = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: Activation = "none") -> Tensor:
         if not is_inference(self):
-            return self.bn(self.c(x))
+            return ACTIVATIONS[activation](self.bn(self.c(x)))
         assert self.bn.running_mean is not None
         assert self.bn.running_var is not None
         scale = self.bn.weight * (self.bn.running_var + self.bn.eps).rsqrt()
         weight = self.c.weight * scale[:, None, None, None]
         bias = self.bn.bias - self.bn.running_mean * scale
-        return F.conv2d(x, weight, bias, self.c.stride, self.c.padding, groups=self.c.groups)
+        return convolve(self.c, x, weight, bias, activation)
 
 
 class Stem(nn.Module):
@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
         return out
 
     def _residual(self, x: Tensor) -> Tensor:
-        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+        return self.conv3(self.conv2(self.conv1(x, "gelu"), "gelu"))
 
 
 class Merge(nn.Module):
@@ -95,7 +95,7 @@ class Merge(nn.Module):
         self.conv3 = ConvNorm(out_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+        return self.conv3(self.conv2(self.conv1(x, "gelu"), "gelu"))
 
 
 class WindowAttention(nn.Module):
