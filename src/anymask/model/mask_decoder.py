@@ -7,7 +7,7 @@ ambiguous), C8 and C4 channels at strides 8 and 4.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,17 @@ class PreparedFeatures(ImageFeatures):
     at_stride8: Tensor = field(kw_only=True)
     at_stride4: Tensor = field(kw_only=True)
     known: KnownImage | None = field(kw_only=True, default=None)
+
+
+class LineWeights(NamedTuple):
+    """The upscaling's weights as matrices, see `line_weight`, put in order once for all prompts of a call.
+
+    `of_maps` (K, C4) is what the cells of a prompt's maps add at stride 4.
+    """
+
+    to_stride8: tuple[Tensor, Tensor]
+    to_stride4: tuple[Tensor, Tensor]
+    of_maps: Tensor | None
 
 
 class MaskDecoder(nn.Module):
@@ -139,6 +150,15 @@ class MaskDecoder(nn.Module):
             features.embedding, features.skips, at_stride8=at_stride8, at_stride4=at_stride4, known=known
         )
 
+    def _line_weights(self, dense_prompt: DensePrompt) -> LineWeights:
+        to_s8, _, _, to_s4, _ = self._upscaling_parts()
+        projection = dense_prompt.projection
+        return LineWeights(
+            (line_weight(to_s8.weight, 0), line_weight(to_s8.weight, 1)),
+            (line_weight(to_s4.weight, 0), line_weight(to_s4.weight, 1)),
+            None if projection is None else projection.weight.flatten(1).T,
+        )
+
     def _upscaling_parts(self) -> tuple[Any, ...]:
         """Convolution to stride 8, norm, activation, convolution to stride 4, activation."""
         return tuple(self.output_upscaling)
@@ -162,9 +182,15 @@ class MaskDecoder(nn.Module):
         features = self.prepare(features)
         at_stride8, at_stride4 = (_of_prompts(part, image_index) for part in (features.at_stride8, features.at_stride4))
         height, width = size_hw
-        maps = None if dense_prompt.maps is None else dense_prompt.maps.unflatten(2, (height, 4))
+        maps = None
+        if dense_prompt.maps is not None:
+            assert dense_prompt.projection is not None
+            assert dense_prompt.projection.bias is not None
+            maps = dense_prompt.maps.unflatten(2, (height, 4))
+            at_stride4 = at_stride4 + dense_prompt.projection.bias.repeat(2)
+        weights = self._line_weights(dense_prompt)
         if not len(positions) or not is_plain_inference(positions):
-            return self._draw(positions, at_stride8, at_stride4, maps, width, dense_prompt, heads)
+            return self._draw(positions, at_stride8, at_stride4, maps, width, weights, heads)
         rows = max(1, NUMBERS_AT_ONCE // (4 * width * heads.shape[-1]))
         drawn = []
         for prompt in range(len(positions)):
@@ -175,7 +201,7 @@ class MaskDecoder(nn.Module):
                     _part(at_stride4, prompt, 2 * top * width, 2 * rows * width),
                     None if maps is None else maps[prompt : prompt + 1, :, top : top + rows],
                     width,
-                    dense_prompt,
+                    weights,
                     heads[prompt : prompt + 1],
                 )
                 for top in range(0, height, rows)
@@ -211,7 +237,7 @@ class MaskDecoder(nn.Module):
         at_stride4: Tensor,
         maps: Tensor | None,
         width: int,
-        dense_prompt: DensePrompt,
+        weights: LineWeights,
         heads: Tensor,
     ) -> Tensor:
         """Positions (B, S, C) of whole grid rows to logits (B, M, 4 * rows, 4 * width).
@@ -219,20 +245,20 @@ class MaskDecoder(nn.Module):
         Added on the way, for each prompt and cell or the same for all: `at_stride8` (B or 1, 2, S or 1, 2 C8),
         `at_stride4` (B or 1, 4, 2 S or 1, 2 C4) and the prompt's maps (B, K, rows, 4, 4 * width).
         """
-        to_s8, norm, act1, to_s4, act2 = self._upscaling_parts()
-        shown = None
-        if maps is not None:
-            shown = dense_prompt.project(maps.permute(0, 3, 2, 4, 1).flatten(2, 3)).unbind(1)
+        _, norm, act1, _, act2 = self._upscaling_parts()
+        # Lines of four-times-finer cells, still a channel after the other: in rows of numbers, copied in rows.
+        shown = None if maps is None else maps.permute(0, 3, 1, 2, 4).flatten(3).transpose(2, 3).unbind(1)
         lines = []
         for line in range(4):
             if line % 2 == 0:
-                cells = (positions @ line_weight(to_s8.weight, line // 2)).add_(at_stride8[:, line // 2])
+                cells = (positions @ weights.to_stride8[line // 2]).add_(at_stride8[:, line // 2])
                 cells = cells.unflatten(2, (2, -1)).flatten(1, 2)
                 cells = act1(norm.of_cells(cells))
-            finer = (cells @ line_weight(to_s4.weight, line % 2)).add_(at_stride4[:, line])
+            finer = (cells @ weights.to_stride4[line % 2]).add_(at_stride4[:, line])
             finer = finer.unflatten(2, (2, -1)).flatten(1, 2)
             if shown is not None:
-                finer = finer.add_(shown[line])
+                assert weights.of_maps is not None
+                finer = finer.baddbmm_(shown[line], weights.of_maps.expand(len(finer), -1, -1))
             lines.append((heads @ act2(finer).transpose(1, 2)).unflatten(2, (-1, 4 * width)))
         return torch.stack(lines, dim=3).flatten(2, 3)
 

@@ -160,11 +160,6 @@ class DensePrompt:
     def fine(self) -> Tensor | None:
         return None if self.maps is None or self.projection is None else self.projection(self.maps)
 
-    def project(self, cells: Tensor) -> Tensor:
-        """The maps' cells (..., K) to what is added at them (..., C4)."""
-        assert self.projection is not None
-        return F.linear(cells, self.projection.weight.flatten(1), self.projection.bias)
-
     def of_rows(self, rows: Tensor) -> DensePrompt:
         """The maps of some prompts, for the upscaling."""
         return replace(self, maps=None if self.maps is None else self.maps[rows])

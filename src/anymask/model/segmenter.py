@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -141,15 +142,13 @@ class Segmenter(nn.Module):
         alone. On a CPU and without gradients the work goes in batches whose maps stay in its cache, however many
         prompts there are.
         """
-        at_once = self._prompts_at_once(features)
-        if len(prompts) <= at_once:
+        num_parts = -(-len(prompts) // self._prompts_at_once(features))
+        if num_parts <= 1:
             return self._decode(features, prompts, iou_thresh, outputs)
         if features.embedding.shape[0] > 1 and prompts.image_index is None:
             prompts = replace(prompts, image_index=torch.arange(len(prompts), device=self.device))
-        parts = [
-            self._decode(features, prompts[start : start + at_once], iou_thresh, outputs)
-            for start in range(0, len(prompts), at_once)
-        ]
+        ends = [len(prompts) * part // num_parts for part in range(num_parts + 1)]  # alike, none with a last one alone
+        parts = [self._decode(features, prompts[start:end], iou_thresh, outputs) for start, end in pairwise(ends)]
         logits, ious = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(ious)
 
