@@ -193,7 +193,7 @@ def test_the_sheet_of_all_images_shows_how_far_it_is_and_downloads(hand: Hand, s
     hand.press("o")
     sheet = hand.page.locator(".overview")
     until(lambda: "1 mask on 1 image" in sheet.inner_text(), "the figures are there")
-    assert sheet.locator(".tile").count() == 3
+    until(lambda: sheet.locator(".tile").count() == 3, "so are the tiles")
     assert sheet.locator(".tile[data-state=done]").count() == 1
     until(
         lambda: hand.page.evaluate("[...document.querySelectorAll('.tile img')].every((img) => img.naturalWidth > 0)"),

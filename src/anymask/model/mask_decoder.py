@@ -258,7 +258,7 @@ class MaskDecoder(nn.Module):
             finer = finer.unflatten(2, (2, -1)).flatten(1, 2)
             if shown is not None:
                 assert weights.of_maps is not None
-                finer = finer.baddbmm_(shown[line], weights.of_maps.expand(len(finer), -1, -1))
+                finer = finer.add_(shown[line] @ weights.of_maps)
             lines.append((heads @ act2(finer).transpose(1, 2)).unflatten(2, (-1, 4 * width)))
         return torch.stack(lines, dim=3).flatten(2, 3)
 

@@ -87,6 +87,10 @@ export class Panel {
         iconButton("trash", "Delete (Del)", () => this.actions.remove(id)),
       ),
     );
+    // A click selects and leaves the keys with the picture: a focused button would take the next Enter for itself.
+    row.addEventListener("mousedown", (event) => {
+      if (!(event.target as Element).closest("input")) event.preventDefault();
+    });
     row.addEventListener("click", (event) => {
       if (!(event.target as Element).closest(".mask-actions, input")) this.actions.select(id);
     });
