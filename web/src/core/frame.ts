@@ -1,6 +1,7 @@
 // Between an image's own pixels and the grid of mask logits: the same arithmetic as the Python side.
 
 import { emptyMask, trimmed, type Mask } from "./mask";
+import { Scratch } from "./scratch";
 
 export type SizeHW = readonly [height: number, width: number];
 
@@ -43,6 +44,8 @@ function interpolationAxis(pixels: number, cells: number, extent: number): Axis 
   return { lower, share };
 }
 
+const scratch = new Scratch();
+
 let keptAxes: { key: string; rows: Axis; columns: Axis } | null = null;
 
 function axesOf(frame: Frame, h: number, w: number): { rows: Axis; columns: Axis } {
@@ -74,7 +77,7 @@ export function logitsToMask(logits: Logits, frame: Frame): Mask {
   const [left, right] = pixelsNear(columns.lower, cells.left, cells.right);
   if (bottom <= top || right <= left) return emptyMask(width, height);
 
-  const bits = new Uint8Array((bottom - top) * (right - left));
+  const { bytes: bits } = scratch.take((bottom - top) * (right - left));
   const firstCell = columns.lower[left];
   const lastCell = columns.lower[right - 1];
   // Where the pixels of each cell start; the last entry is the end.
@@ -109,7 +112,8 @@ export function logitsToMask(logits: Logits, frame: Frame): Mask {
     }
     if (inside >= 0) bits.fill(1, line + inside, line + right);
   }
-  return trimmed({ width, height, x: left, y: top, w: right - left, h: bottom - top, bits });
+  const mask = trimmed({ width, height, x: left, y: top, w: right - left, h: bottom - top, bits });
+  return mask.bits === bits ? { ...mask, bits: bits.slice() } : mask;
 }
 
 function cellsAbove({ h, w, values }: Logits): { top: number; bottom: number; left: number; right: number } | null {

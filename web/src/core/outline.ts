@@ -1,6 +1,7 @@
 // Outlines of masks along the pixels' edges, and as polygons with few corners. Pure.
 
 import type { Mask } from "./mask";
+import { Scratch } from "./scratch";
 import type { Point } from "./view";
 
 const RIGHT = 0;
@@ -8,12 +9,13 @@ const RIGHT = 0;
 /** A mask more ragged than this is drawn by its tint alone: its outline would cover it, and take longer than the decoder. */
 const MAX_CORNERS = 12_000;
 
+const scratch = new Scratch();
+
 /** Corners x, y, x, y, ... of every closed outline, in the window's pixels; none where there are too many. */
 export function outlines({ w, h, bits }: Mask): number[][] {
   // A border of zeros around, so that nobody need ask whether a neighbour is there, and lines of whole words.
   const across = (w + 5) & ~3;
-  const padded = new Uint8Array(across * (h + 2));
-  const words = new Uint32Array(padded.buffer);
+  const { bytes: padded, words } = scratch.take(across * (h + 2));
   for (let row = 0; row < h; row++) padded.set(bits.subarray(row * w, (row + 1) * w), (row + 1) * across + 1);
   // By way (right, down, left, up): the step to the next corner, and the pixels ahead of it on either hand.
   const step = [1, across, -1, -across];
