@@ -10,8 +10,8 @@ from test_networks import MODELS_AND_SIZES, encode_images, ragged_batch, random_
 from torch import nn
 
 from anymask.model import mask_decoder, segmenter
+from anymask.model.finer import by_line, four_beside, line_weight
 from anymask.model.mask_decoder import MaskDecoder, PreparedFeatures
-from anymask.model.nested import by_line, line_weight, nest, nested_weight
 from anymask.model.prompt_encoder import RandomFourierEncoding
 from anymask.model.segmenter import PromptBatch, Segmenter
 from anymask.model.transformer import Attention, _softmax
@@ -117,14 +117,9 @@ def test_gradients_reach_every_parameter_of_the_decoder() -> None:
     assert all(parameter.grad is not None for parameter in model.mask_decoder.parameters())
 
 
-@pytest.mark.parametrize("levels", [1, 2])
-def test_nested_order(levels: int) -> None:
-    maps = torch.randn(2, 3, 2 << levels, 5 << levels)
-    nested = nest(maps, levels)
-    assert nested.shape == (2, 10, 3 * 4**levels)
-    cell = maps[1, :, 1 << levels : 2 << levels, 3 << levels : 4 << levels]
-    last = nested[1, 8].unflatten(0, (-1, 3))[-1]  # the finest cell at the lower right
-    assert torch.equal(last, cell[:, -1, -1])
+def test_four_beside_each_other() -> None:
+    maps = torch.randn(2, 3, 8, 10)
+    assert torch.equal(four_beside(maps), F.pixel_unshuffle(maps, 2).flatten(2))
 
 
 def test_order_by_line() -> None:
@@ -138,11 +133,12 @@ def test_order_by_line() -> None:
 def test_convolutions_are_products() -> None:
     maps = torch.randn(2, 6, 4, 10)
     convolution = nn.Conv2d(6, 3, kernel_size=2, stride=2)
-    product = F.linear(nest(maps, 1), nested_weight(convolution.weight), convolution.bias)
-    assert_close(product, nest(convolution(maps), 0), 1e-6)
+    assert convolution.bias is not None
+    product = convolution.weight.flatten(1) @ four_beside(maps) + convolution.bias[:, None]
+    assert_close(product, convolution(maps).flatten(2), 1e-6)
     transposed = nn.ConvTranspose2d(6, 3, kernel_size=2, stride=2)
     for line, expected in enumerate(by_line(transposed(maps), 2).unbind(1)):
-        product = nest(maps, 0) @ line_weight(transposed.weight, line) + transposed.bias.repeat(2)
+        product = maps.flatten(2).transpose(1, 2) @ line_weight(transposed.weight, line) + transposed.bias.repeat(2)
         assert_close(product, expected, 1e-6)
 
 

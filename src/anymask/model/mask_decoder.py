@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from anymask.model.finer import by_line, line_weight
 from anymask.model.image_encoder import ImageFeatures
 from anymask.model.layers import MLP, LayerNorm2d, is_plain_inference
-from anymask.model.nested import by_line, line_weight
 from anymask.model.prompt_encoder import DensePrompt
 from anymask.model.transformer import KnownImage, Shown, TwoWayTransformer
 
