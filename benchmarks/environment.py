@@ -29,6 +29,8 @@ def peers_python(progress: Callable[[str], None]) -> Path:
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     ready = folder / "ready"
     if ready.exists():
+        if borrows:
+            _borrow(folder)  # it may have been made from another interpreter, which is gone
         return python
     progress("making an environment for the peers")
     venv.create(folder, with_pip=True, clear=True)

@@ -52,11 +52,18 @@ class LineWeights(NamedTuple):
 class MaskDecoder(nn.Module):
     """Two-way transformer, 4x upscaling and one small MLP per mask output; an IoU head beside them.
 
-    Where the image encoder gives skip maps they are added in the upscaling, at strides 8 and 4.
+    Where the image encoder gives skip maps they are added in the upscaling, at strides 8 and 4. With a `consensus`
+    answers draw on all outputs, see `_agreed`; not in the paper.
     """
 
     def __init__(
-        self, *, embed_dim: int, transformer: TwoWayTransformer, head_dim: int = 256, has_skips: bool = False
+        self,
+        *,
+        embed_dim: int,
+        transformer: TwoWayTransformer,
+        head_dim: int = 256,
+        has_skips: bool = False,
+        consensus: float | None = None,
     ) -> None:
         super().__init__()
         self.transformer = transformer
@@ -74,6 +81,7 @@ class MaskDecoder(nn.Module):
         )
         self.iou_prediction_head = MLP(embed_dim, head_dim, NUM_MASK_OUTPUTS, 3)
         self.has_skips = has_skips
+        self.consensus = consensus
 
     def forward(
         self,
@@ -116,13 +124,19 @@ class MaskDecoder(nn.Module):
         tokens, positions = self.transformer(positions, flat_pe, tokens, token_mask, known, shown, own.shape[0])
 
         ious = self.iou_prediction_head(tokens[:, 0])
+        shown_ious = ious
         if iou_thresh is not None:
             promising = (ious[:, 1:].float() >= iou_thresh).any(dim=1).nonzero()[:, 0]
             tokens, positions, dense_prompt = tokens[promising], positions[promising], dense_prompt.of_rows(promising)
+            shown_ious = ious[promising]
             if features.embedding.shape[0] > 1:
                 image_index = promising if image_index is None else image_index[promising]
-        drawn = range(len(self.output_hypernetworks_mlps))[outputs]
+        consensus = None if self.training else self.consensus
+        every = range(len(self.output_hypernetworks_mlps))
+        drawn = every[outputs] if consensus is None else every
         heads = torch.stack([self.output_hypernetworks_mlps[index](tokens[:, 1 + index]) for index in drawn], dim=1)
+        if consensus is not None:
+            heads = (_agreed(shown_ious, consensus) @ heads)[:, outputs]
         return self._masks(positions, size_hw, features, image_index, dense_prompt, heads), ious
 
     def prepare(
@@ -261,6 +275,21 @@ class MaskDecoder(nn.Module):
                 finer = finer.add_(shown[line] @ weights.of_maps)
             lines.append((heads @ act2(finer).transpose(1, 2)).unflatten(2, (-1, 4 * width)))
         return torch.stack(lines, dim=3).flatten(2, 3)
+
+
+def _agreed(ious: Tensor, consensus: float) -> Tensor:
+    """How much of each output goes into each: (B, M, M) for predicted IoU (B, M).
+
+    The single output becomes a mean of all, the most confident of the ambiguous ones a mean of the ambiguous ones,
+    weighed by how confident the model is of each; the others stay as they are. Where it is torn between two masks a
+    pixel is then taken that both would take. Logits are linear in the heads, so that mixing those costs nothing.
+    """
+    weights = torch.softmax(ious / consensus, dim=1)
+    ambiguous = torch.softmax(ious[:, 1:] / consensus, dim=1)
+    is_best = (ambiguous == ambiguous.amax(dim=1, keepdim=True))[..., None]
+    own = torch.eye(NUM_MASK_OUTPUTS, dtype=ious.dtype, device=ious.device)
+    mixed = torch.cat([torch.zeros_like(weights[:, :1]), ambiguous], dim=1)[:, None]
+    return torch.cat([weights[:, None], torch.where(is_best, mixed, own[1:])], dim=1)
 
 
 def _part(values: Tensor, prompt: int, start: int, count: int) -> Tensor:

@@ -67,6 +67,8 @@ def build_tiny(rates: Regularisation, name: str = "tiny", embed_dim: int = 192) 
         rates=rates,
         has_click_features=True,
         fine_channels=encoder.embed_dim // 8,
+        # "Measured" on held-out objects: 0.02 to 0.12 differ by little, see docs/experiments.md.
+        consensus=0.03,
     )
 
 
@@ -87,6 +89,7 @@ def assemble(
     rates: Regularisation,
     has_click_features: bool = False,
     fine_channels: int | None = None,
+    consensus: float | None = None,
 ) -> Segmenter:
     """Any image encoder with a prompt encoder and a mask decoder of its width."""
     click_channels = (encoder.embed_dim, *encoder.skip_channels) if has_click_features else None
@@ -102,6 +105,7 @@ def assemble(
         transformer=transformer,
         head_dim=head_dim,
         has_skips=bool(encoder.skip_channels),
+        consensus=consensus,
     )
     return Segmenter(name, encoder, prompt_encoder, decoder, spec)
 

@@ -57,6 +57,7 @@ class SamOnnxModel(nn.Module):
         """`return_single_mask` chooses one of the M outputs; `use_stability_score` gives stability as the score;
         `return_extra_metrics` adds stability and area of the full-size masks."""
         super().__init__()
+        self.training = model.training  # the exporter puts every part into this mode when it is done
         self.model = model
         self.mask_decoder = model.mask_decoder
         self.img_size = model.image_encoder.img_size
