@@ -117,6 +117,25 @@ def test_gradients_reach_every_parameter_of_the_decoder() -> None:
     assert all(parameter.grad is not None for parameter in model.mask_decoder.parameters())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("outputs", [slice(None), slice(1, None), slice(0, 1)], ids=str)
+def test_answers_draw_on_all_outputs_when_they_are_not_learned_from(outputs: slice) -> None:
+    model = random_model("tiny").eval()
+    features, prompts = encode_images(model, 1, (64, 96)), ragged_batch((64, 96))
+    agreed, ious = model.decode(features, prompts, outputs=outputs)
+    model.mask_decoder.consensus = None
+    own, same_ious = model.decode(features, prompts)
+    assert torch.equal(ious, same_ious)
+    expected = own.clone()
+    for row, confidence in enumerate(ious):
+        shares = [torch.softmax(part / 0.03, 0)[:, None, None] for part in (confidence, confidence[1:])]
+        expected[row, 0] = (shares[0] * own[row]).sum(0)
+        expected[row, 1 + confidence[1:].argmax()] = (shares[1] * own[row, 1:]).sum(0)
+    assert_close(agreed, expected[:, outputs], TOLERANCE)
+    model.mask_decoder.consensus = 0.03
+    assert_close(model.train().decode(features, prompts)[0], own, TOLERANCE)
+
+
 def test_four_beside_each_other() -> None:
     maps = torch.randn(2, 3, 8, 10)
     assert torch.equal(four_beside(maps), F.pixel_unshuffle(maps, 2).flatten(2))
