@@ -113,6 +113,7 @@ export function logitsToMask(logits: Logits, frame: Frame): Mask {
     if (inside >= 0) bits.fill(1, line + inside, line + right);
   }
   const mask = trimmed({ width, height, x: left, y: top, w: right - left, h: bottom - top, bits });
+  // Scratch memory is the next call's: what is handed out is a copy, as the trimmed window is anyway.
   return mask.bits === bits ? { ...mask, bits: bits.slice() } : mask;
 }
 
