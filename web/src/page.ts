@@ -3,6 +3,7 @@
 import type { Api, ServerImage, ServerSession } from "./api";
 import type { Annotation } from "./core/session";
 import type { Mask } from "./core/mask";
+import { outlineStep } from "./core/outline";
 import { zoomedAt } from "./core/view";
 import type { Decoder } from "./decoder/decoder";
 import { Gallery } from "./gallery";
@@ -127,6 +128,7 @@ export class Page {
     this.sync.onConflict = (conflict) => this.showConflict(conflict);
     this.sync.onRefused = (message) => this.notices.show("refused", message, "bad");
     this.decoder.onMode = () => this.renderStatus();
+    this.decoder.outlineStep = () => outlineStep(this.scene.scale);
     this.hands.onTool = () => this.renderTools();
     addEventListener("keydown", (event) => this.key(event));
     addEventListener("keyup", (event) => event.key === " " && this.pointers.setSpace(false));

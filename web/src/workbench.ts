@@ -9,9 +9,9 @@ import * as sessions from "./core/session";
 import type { Annotation, Draft, Session, State } from "./core/session";
 import { chosenOutput } from "./decoder/chain";
 import type { Decoder } from "./decoder/decoder";
-import type { Candidate } from "./decoder/messages";
+import type { Candidate, Drawable } from "./decoder/messages";
 import type { Leftover, Sync } from "./sync";
-import { maskOf, rememberMask } from "./ui/shape";
+import { maskOf, rememberMask, rememberOutline } from "./ui/shape";
 import { paintedOver } from "./ui/stroke";
 
 /** Without a sign of the annotator for this long the clock stands still ("assumed"). */
@@ -157,7 +157,7 @@ export class Workbench {
     this.decoder
       .decode(
         request,
-        (best) => this.showBest(draft, best.mask, begun),
+        (best) => this.showBest(draft, best, begun),
         (candidates) => this.takeAnswers(draft, candidates),
       )
       .catch((error: Error) => {
@@ -170,8 +170,9 @@ export class Workbench {
   }
 
   /** The best answer alone is drawn before anything else; what is kept comes a moment later with `takeAnswers`. */
-  private showBest(asked: Draft, mask: Mask, begun: number): void {
+  private showBest(asked: Draft, { mask, outline }: Drawable, begun: number): void {
     if (!this.isAskedStill(asked)) return;
+    if (outline) rememberOutline(mask, outline);
     this.best = { steps: asked.steps, mask };
     this.shown = null;
     this.onAnswer();

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { polygonMask } from "../src/core/brush";
 import { maskArea, maskHas, painted, trimmed, type Mask } from "../src/core/mask";
-import { outlines, ringsOf, simplified, thinnedOut } from "../src/core/outline";
+import { outlines, ringsOf, simplified } from "../src/core/outline";
 import { Vertices } from "../src/ui/vertices";
 
 const IMAGE = { width: 60, height: 50 };
@@ -34,23 +34,24 @@ describe("outlines as polygons", () => {
   });
 });
 
-describe("a mask thinned out", () => {
+describe("outlines in larger steps", () => {
   const disc = maskWhere((x, y) => Math.hypot(x - 29.5, y - 24.5) < 20);
 
-  it.each([2, 4, 8])("by %i covers the same place", (step) => {
-    const coarse = thinnedOut(disc, step);
-    expect([coarse.w, coarse.h]).toEqual([Math.ceil(disc.w / step), Math.ceil(disc.h / step)]);
-    for (let y = 0; y < disc.h; y++) {
-      for (let x = 0; x < disc.w; x++) {
-        const isFar = Math.abs(Math.hypot(x + disc.x - 29.5, y + disc.y - 24.5) - 20) > 1.5 * step;
-        const cell = coarse.bits[Math.floor(y / step) * coarse.w + Math.floor(x / step)];
-        if (isFar) expect(cell).toBe(disc.bits[y * disc.w + x]);
-      }
+  it.each([2, 4, 8])("of %i pixels run around the same place", (step) => {
+    const [line, ...others] = outlines(disc, step);
+    expect(others).toEqual([]);
+    for (let at = 0; at < line.length; at += 2) {
+      const away = Math.hypot(line[at] * step + disc.x - 30, line[at + 1] * step + disc.y - 25);
+      expect(Math.abs(away - 20)).toBeLessThan(1.5 * step);
     }
-    expect(outlines(coarse)[0].length).toBeLessThan((1.2 * outlines(disc)[0].length) / step);
+    expect(line.length).toBeLessThan((1.2 * outlines(disc)[0].length) / step);
   });
 
-  it("by 1 is the same", () => expect(thinnedOut(disc, 1)).toBe(disc));
+  it.each([2, 3, 4, 5])("of %i pixels reach the foot of a window that is no multiple", (step) => {
+    const [line] = outlines({ ...IMAGE, x: 0, y: 0, w: 7, h: 9, bits: new Uint8Array(63).fill(1) }, step);
+    expect(line).toHaveLength(8);
+    expect(Math.max(...line)).toBe(Math.ceil(9 / step));
+  });
 });
 
 describe("corners", () => {

@@ -6,6 +6,7 @@ ambiguous), C8 and C4 channels at strides 8 and 4.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,8 +53,8 @@ class LineWeights(NamedTuple):
 class MaskDecoder(nn.Module):
     """Two-way transformer, 4x upscaling and one small MLP per mask output; an IoU head beside them.
 
-    Where the image encoder gives skip maps they are added in the upscaling, at strides 8 and 4. With a `consensus`
-    answers draw on all outputs, see `_agreed`; not in the paper.
+    Where the image encoder gives skip maps they are added in the upscaling, at strides 8 and 4. Not in the paper: with
+    a `consensus` answers draw on all outputs, see `_agreed`; the upscaling may have an `activation` that is not GELU.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class MaskDecoder(nn.Module):
         head_dim: int = 256,
         has_skips: bool = False,
         consensus: float | None = None,
+        activation: Callable[[], nn.Module] = nn.GELU,
     ) -> None:
         super().__init__()
         self.transformer = transformer
@@ -72,9 +74,9 @@ class MaskDecoder(nn.Module):
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(embed_dim, embed_dim // 4, kernel_size=2, stride=2),
             LayerNorm2d(embed_dim // 4),
-            nn.GELU(),
+            activation(),
             nn.ConvTranspose2d(embed_dim // 4, embed_dim // 8, kernel_size=2, stride=2),
-            nn.GELU(),
+            activation(),
         )
         self.output_hypernetworks_mlps = nn.ModuleList(
             MLP(embed_dim, embed_dim, embed_dim // 8, 3) for _ in range(NUM_MASK_OUTPUTS)

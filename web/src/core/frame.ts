@@ -64,8 +64,8 @@ function axesOf(frame: Frame, h: number, w: number): { rows: Axis; columns: Axis
 /**
  * The mask at the image's own size: logits cropped and upsampled bilinearly, cut at 0.
  *
- * Only pixels that have a cell above 0 among their four are looked at. Along a row, pixels between two cells of one
- * sign have that sign too, so arithmetic is only done where the outline crosses.
+ * Pixels between four cells of one sign have that sign too. So a line of cells is looked at once for all pixel rows that it
+ * makes, and arithmetic is only done where the outline crosses.
  */
 export function logitsToMask(logits: Logits, frame: Frame): Mask {
   const [height, width] = frame.original_hw;
@@ -85,36 +85,49 @@ export function logitsToMask(logits: Logits, frame: Frame): Mask {
   for (let x = right - 1; x >= left; x--) starts[columns.lower[x] - firstCell] = x;
   for (let cell = starts.length - 2; cell >= 0; cell--) if (starts[cell] === right) starts[cell] = starts[cell + 1];
 
-  const mixed = new Float32Array(w);
-  for (let y = top; y < bottom; y++) {
-    const upper = rows.lower[y] * w;
-    const next = Math.min(rows.lower[y] + 1, h - 1) * w;
-    const share = rows.share[y];
-    for (let cell = firstCell; cell <= Math.min(lastCell + 1, w - 1); cell++) {
-      mixed[cell] = values[upper + cell] + (values[next + cell] - values[upper + cell]) * share;
-    }
-    const line = (y - top) * (right - left) - left;
-    let inside = -1; // where a run of cells that lie wholly in the mask began
-    for (let cell = firstCell; cell <= lastCell; cell++) {
-      const from = starts[cell - firstCell];
-      const low = mixed[cell];
-      const high = mixed[Math.min(cell + 1, w - 1)];
-      if (low > 0 && high > 0) {
-        if (inside < 0) inside = from;
-        continue;
-      }
-      if (inside >= 0) bits.fill(1, line + inside, line + from);
-      inside = -1;
-      if (low > 0 || high > 0) {
+  for (let y = top; y < bottom; ) {
+    const row = rows.lower[y];
+    const upper = values.subarray(row * w, (row + 1) * w);
+    const next = row + 1 < h ? values.subarray((row + 1) * w, (row + 2) * w) : upper;
+    const { inside, crossed } = sortedCells(upper, next, firstCell, lastCell);
+    for (; y < bottom && rows.lower[y] === row; y++) {
+      const share = rows.share[y];
+      const line = (y - top) * (right - left) - left;
+      for (const [from, to] of inside) bits.fill(1, line + starts[from - firstCell], line + starts[to - firstCell]);
+      for (const cell of crossed) {
+        const beside = Math.min(cell + 1, w - 1);
+        const low = Math.fround(upper[cell] + (next[cell] - upper[cell]) * share);
+        const high = Math.fround(upper[beside] + (next[beside] - upper[beside]) * share);
+        if (low <= 0 && high <= 0) continue;
         const to = starts[cell - firstCell + 1];
-        for (let x = from; x < to; x++) if (low + (high - low) * columns.share[x] > 0) bits[line + x] = 1;
+        for (let x = starts[cell - firstCell]; x < to; x++) if (low + (high - low) * columns.share[x] > 0) bits[line + x] = 1;
       }
     }
-    if (inside >= 0) bits.fill(1, line + inside, line + right);
   }
   const mask = trimmed({ width, height, x: left, y: top, w: right - left, h: bottom - top, bits });
   // Scratch memory is the next call's: what is handed out is a copy, as the trimmed window is anyway.
   return mask.bits === bits ? { ...mask, bits: bits.slice() } : mask;
+}
+
+/**
+ * Of the cells between two lines of logits: runs, from and to, of those whose four corners are all in the mask, and the cells
+ * that have corners in and out of it.
+ */
+function sortedCells(upper: Float32Array, next: Float32Array, first: number, last: number): { inside: [number, number][]; crossed: number[] } {
+  const inside: [number, number][] = [];
+  const crossed: number[] = [];
+  const above = (column: number) => Number(upper[column] > 0) + Number(next[column] > 0);
+  let here = above(first);
+  for (let cell = first; cell <= last; cell++) {
+    const beside = cell + 1 < upper.length ? above(cell + 1) : here;
+    const run = inside.at(-1);
+    if (here + beside === 4) {
+      if (run?.[1] === cell) run[1] = cell + 1;
+      else inside.push([cell, cell + 1]);
+    } else if (here + beside > 0) crossed.push(cell);
+    here = beside;
+  }
+  return { inside, crossed };
 }
 
 function cellsAbove({ h, w, values }: Logits): { top: number; bottom: number; left: number; right: number } | null {

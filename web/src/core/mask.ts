@@ -67,24 +67,20 @@ export function rewindow(mask: Mask, window: Window): Mask {
   return { width: mask.width, height: mask.height, ...window, bits };
 }
 
-/** The mask with the smallest window that holds it. */
+/** The mask with the smallest window that holds it. Only what lies outside of that is looked at, once. */
 export function trimmed(mask: Mask): Mask {
   const { w, h, bits } = mask;
-  let left = w;
-  let right = -1;
-  let top = -1;
-  let bottom = -1;
-  for (let row = 0; row < h; row++) {
-    const start = row * w;
-    const first = bits.subarray(start, start + w).indexOf(1);
-    if (first < 0) continue;
-    const last = bits.subarray(start, start + w).lastIndexOf(1);
-    if (top < 0) top = row;
-    bottom = row;
-    if (first < left) left = first;
-    if (last > right) right = last;
+  const first = bits.indexOf(1);
+  if (first < 0) return emptyMask(mask.width, mask.height);
+  const top = Math.floor(first / w);
+  const bottom = Math.floor(bits.lastIndexOf(1) / w);
+  let left = first % w;
+  let right = left;
+  for (let row = top; row <= bottom; row++) {
+    const line = row * w;
+    for (let column = 0; column < left; column++) if (bits[line + column]) left = column;
+    for (let column = w - 1; column > right; column--) if (bits[line + column]) right = column;
   }
-  if (top < 0) return emptyMask(mask.width, mask.height);
   if (left === 0 && top === 0 && right === w - 1 && bottom === h - 1) return mask;
   return rewindow(mask, { x: mask.x + left, y: mask.y + top, w: right - left + 1, h: bottom - top + 1 });
 }

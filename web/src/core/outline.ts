@@ -6,19 +6,38 @@ import type { Point } from "./view";
 
 const RIGHT = 0;
 
+/** What `outlines` gives for a step. */
+export interface Outline {
+  readonly step: number;
+  readonly lines: readonly (readonly number[])[];
+}
+
+/**
+ * How long steps of an outline are that is seen at `scale` pixels of the screen to one of the image: 0.7 to 1.4 of the screen's,
+ * so that a picture shown at half its size needs a quarter of the work.
+ */
+export function outlineStep(scale: number): number {
+  return 2 ** Math.max(0, Math.round(-Math.log2(scale)));
+}
+
 /** A mask more ragged than this is drawn by its tint alone: its outline would cover it, and take longer than the decoder. */
 const MAX_CORNERS = 12_000;
 
 const scratch = new Scratch();
 
-/** Corners x, y, x, y, ... of every closed outline, in the window's pixels; none where there are too many. */
-export function outlines({ w, h, bits }: Mask): number[][] {
+/**
+ * Corners x, y, x, y, ... of every closed outline, in the window's pixels; none where there are too many.
+ *
+ * With a `step` in squares of so many pixels, of which the middle one stands for all.
+ */
+export function outlines(mask: Mask, step = 1): number[][] {
+  const [w, h] = [mask.w, mask.h].map((pixels) => Math.ceil(pixels / step));
   // A border of zeros around, so that nobody need ask whether a neighbour is there, and lines of whole words.
   const across = (w + 5) & ~3;
   const { bytes: padded, words } = scratch.take(across * (h + 2));
-  for (let row = 0; row < h; row++) padded.set(bits.subarray(row * w, (row + 1) * w), (row + 1) * across + 1);
-  // By way (right, down, left, up): the step to the next corner, and the pixels ahead of it on either hand.
-  const step = [1, across, -1, -across];
+  for (let row = 0; row < h; row++) copyRow(mask, row, step, padded, (row + 1) * across + 1);
+  // By way (right, down, left, up): how far the next corner is, and the pixels ahead of it on either hand.
+  const ahead = [1, across, -1, -across];
   const left = [-across, 0, -1, -across - 1];
   const right = [0, -1, -across - 1, -across];
   const WALKED = 2; // the bit of a pixel whose top edge belongs to an outline already
@@ -40,7 +59,7 @@ export function outlines({ w, h, bits }: Mask): number[][] {
     let way = RIGHT;
     do {
       if (way === RIGHT) padded[at] |= WALKED;
-      at += step[way];
+      at += ahead[way];
       // Turning left first joins pixels that touch at a corner.
       const next = padded[at + left[way]] ? (way + 3) % 4 : padded[at + right[way]] ? way : (way + 1) % 4;
       if (next !== way) corners.push((at % across) - 1, Math.floor(at / across) - 1);
@@ -53,17 +72,18 @@ export function outlines({ w, h, bits }: Mask): number[][] {
   return found;
 }
 
-/** Every `step`-th pixel of a mask, taken from the middle of a square of `step` pixels: its window counts such squares. */
-export function thinnedOut(mask: Mask, step: number): Mask {
-  if (step === 1) return mask;
-  const w = Math.ceil(mask.w / step);
-  const h = Math.ceil(mask.h / step);
-  const bits = new Uint8Array(w * h);
-  for (let row = 0, at = 0; row < h; row++) {
-    const line = Math.min(row * step + (step >> 1), mask.h - 1) * mask.w;
-    for (let column = 0; column < w; column++) bits[at++] = mask.bits[line + Math.min(column * step + (step >> 1), mask.w - 1)];
+/** A row of every `step`-th pixel of a mask, taken from the middle of squares of which the last ones may be cut short. */
+function copyRow({ w, h, bits }: Mask, row: number, step: number, target: Uint8Array, at: number): void {
+  const middle = step >> 1;
+  const start = Math.min(row * step + middle, h - 1) * w;
+  const end = start + w;
+  if (step === 1) {
+    target.set(bits.subarray(start, end), at);
+    return;
   }
-  return { ...mask, w, h, bits };
+  let from = start + middle;
+  for (; from < end; from += step) target[at++] = bits[from];
+  if (from - middle < end) target[at] = bits[end - 1];
 }
 
 /** A closed outline as a polygon in image pixels; a hole's takes away. */

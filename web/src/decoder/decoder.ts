@@ -22,6 +22,8 @@ export class Decoder {
   /** How long the latest answers took in the worker, in milliseconds. */
   latestMs = 0;
   onMode: () => void = () => {};
+  /** In what steps outlines are drawn at present. */
+  outlineStep: () => number = () => 1;
 
   private worker: Worker | null = null;
   private readonly chain: Chain;
@@ -132,7 +134,7 @@ export class Decoder {
         resolve();
       };
       this.waiting.set(++this.calls, { onBest, onRest: finish, onProblem });
-      this.post({ type: "decode", call: this.calls, request, onlyBest: false });
+      this.post({ type: "decode", call: this.calls, request, onlyBest: false, outlineStep: this.outlineStep() });
     });
   }
 
@@ -146,7 +148,7 @@ export class Decoder {
         resolve(best);
       };
       this.waiting.set(call, { onBest, onRest: () => {}, onProblem: (reason) => reject(new Error(reason)) });
-      this.post({ type: "decode", call, request, onlyBest: true });
+      this.post({ type: "decode", call, request, onlyBest: true, outlineStep: this.outlineStep() });
     });
   }
 }

@@ -1,6 +1,7 @@
 // What the page and its decoding worker say to each other.
 
 import type { Mask, Rle } from "../core/mask";
+import type { Outline } from "../core/outline";
 import type { ChainRequest } from "./chain";
 
 /** An answer that can be drawn. */
@@ -8,6 +9,8 @@ export interface Drawable {
   readonly token: number;
   readonly score: number;
   readonly mask: Mask;
+  /** Where it was traced already. */
+  readonly outline?: Outline;
 }
 
 /** An answer that can be kept. */
@@ -18,7 +21,7 @@ export interface Candidate extends Drawable {
 export type ToWorker =
   | { type: "start"; preparationUrl: string; promptsUrl: string; imagesUrl: string; headers: Record<string, string>; threads: number }
   | { type: "load"; imageId: number }
-  | { type: "decode"; call: number; request: ChainRequest; onlyBest: boolean };
+  | { type: "decode"; call: number; request: ChainRequest; onlyBest: boolean; outlineStep: number };
 
 export type FromWorker =
   | { type: "started" }

@@ -7,6 +7,7 @@ import type { Decoder } from "../decoder/decoder";
 import type { Workbench } from "../workbench";
 import type { Intentions, Tool } from "./pointer";
 import type { Scene } from "./scene";
+import { rememberOutline } from "./shape";
 import { lassoMask, Stroke } from "./stroke";
 import { Vertices, type Change } from "./vertices";
 
@@ -189,8 +190,9 @@ export class Hands implements Intentions {
     this.isPreviewing = true;
     try {
       const steps = [{ kind: "point", x, y, label: 1, token: -1 } as const];
-      const { mask } = await this.decoder.preview({ imageId: image.id, base: null, steps });
+      const { mask, outline } = await this.decoder.preview({ imageId: image.id, base: null, steps });
       if (this.bench.image === image && this.canPreview() && this.pointer) {
+        if (outline) rememberOutline(mask, outline);
         this.scene.front.preview = mask;
         this.scene.redrawFront();
       }

@@ -217,8 +217,13 @@ export class Scene {
     context.globalAlpha = 1;
   }
 
+  /** Pixels of the screen to one of the image. */
+  get scale(): number {
+    return this.view.scale * devicePixelRatio;
+  }
+
   private pathOf(mask: Mask): Path2D | null {
-    return pathOf(mask, this.view.scale * devicePixelRatio);
+    return pathOf(mask, this.scale);
   }
 
   private drawOutline(context: CanvasRenderingContext2D, mask: Mask, colour: string, width: number, isDashed = false): void {

@@ -2,7 +2,7 @@
 // as the screen can show it.
 
 import { decodeRle, type Mask, type Rle } from "../core/mask";
-import { outlines, thinnedOut } from "../core/outline";
+import { outlines, outlineStep, type Outline } from "../core/outline";
 
 export type Rgb = readonly [number, number, number];
 
@@ -24,21 +24,23 @@ const paths = new WeakMap<Mask, Map<number, Path2D | null>>();
 /**
  * The outline as closed lines in image pixels, the mask to the right of the way, for drawing at `scale` pixels of the screen
  * to one of the image; null where there are too many.
- *
- * Steps of the outline are as long as a pixel of the screen or up to twice as fine: a picture shown at half its size needs a
- * quarter of the work.
  */
 export function pathOf(mask: Mask, scale: number): Path2D | null {
-  const step = 2 ** Math.max(0, Math.floor(-Math.log2(scale)));
-  let known = paths.get(mask);
-  if (!known) paths.set(mask, (known = new Map()));
-  let path = known.get(step);
-  if (path === undefined) known.set(step, (path = tracedPath(mask, step)));
+  const step = outlineStep(scale);
+  const known = paths.get(mask)?.get(step);
+  return known === undefined ? rememberOutline(mask, { step, lines: outlines(mask, step) }) : known;
+}
+
+/** An outline that was traced already: the decoder's worker has the mask at hand, here it would come from afar. */
+export function rememberOutline(mask: Mask, outline: Outline): Path2D | null {
+  const path = pathAlong(mask, outline);
+  const known = paths.get(mask);
+  if (known) known.set(outline.step, path);
+  else paths.set(mask, new Map([[outline.step, path]]));
   return path;
 }
 
-function tracedPath(mask: Mask, step: number): Path2D | null {
-  const lines = outlines(thinnedOut(mask, step));
+function pathAlong(mask: Mask, { step, lines }: Outline): Path2D | null {
   if (!lines.length) return null;
   const x = (column: number) => mask.x + Math.min(column * step, mask.w);
   const y = (row: number) => mask.y + Math.min(row * step, mask.h);
