@@ -68,6 +68,11 @@ export class Scene {
     return { width: this.host.clientWidth, height: this.host.clientHeight };
   }
 
+  /** Pixels of the screen to one of the image. */
+  get scale(): number {
+    return this.view.scale * devicePixelRatio;
+  }
+
   /** Above the bar, which would hide the picture's foot. */
   private get freeSize(): Size {
     return { width: this.host.clientWidth, height: this.host.clientHeight - BAR_HEIGHT };
@@ -215,11 +220,6 @@ export class Scene {
     if (path) context.fill(path);
     else if (tint) context.drawImage(tint, mask.x, mask.y);
     context.globalAlpha = 1;
-  }
-
-  /** Pixels of the screen to one of the image. */
-  get scale(): number {
-    return this.view.scale * devicePixelRatio;
   }
 
   private pathOf(mask: Mask): Path2D | null {
