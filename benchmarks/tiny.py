@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 from pairs import Pair, Task
 
 POINT_XY = (900.0, 600.0)
 
 
-def encode() -> Task:
+def encode(runtime: str = "torch") -> Task:
     import anymask
     import networks
 
-    model, image = anymask.load_model("tiny", device="cpu"), networks.photograph()
+    model, image = anymask.load_model("tiny", device="cpu", runtime=runtime), networks.photograph()
     return Task(lambda: anymask.encode(model, image))
 
 
-def decode() -> Task:
+def decode(runtime: str = "torch") -> Task:
     """The network's part of a click on an image that is prepared: prompt encoder and mask decoder, all outputs."""
     import torch
 
@@ -27,7 +28,7 @@ def decode() -> Task:
     from anymask.model.segmenter import PromptBatch
     from anymask.prompts import PointLabel
 
-    model = anymask.load_model("tiny", device="cpu")
+    model = anymask.load_model("tiny", device="cpu", runtime=runtime)
     with torch.inference_mode():
         features = model.prepare(anymask.encode(model, networks.photograph()).features)
     points = torch.tensor([[[256.0, 170.0], [0.0, 0.0]]])
@@ -40,11 +41,11 @@ def decode() -> Task:
     return Task(run)
 
 
-def click() -> Task:
+def click(runtime: str = "torch") -> Task:
     import anymask
     import networks
 
-    predictor = anymask.Predictor(anymask.load_model("tiny", device="cpu"))
+    predictor = anymask.Predictor(anymask.load_model("tiny", device="cpu", runtime=runtime))
     predictor.set_image(networks.photograph())
     return Task(lambda: predictor.predict([POINT_XY], [1]).best)
 
@@ -54,8 +55,15 @@ def import_anymask() -> Task:
     return Task(lambda: subprocess.run([sys.executable, "-c", "import anymask"], check=True))
 
 
+LIMITS_S = {"encode": 0.1, "decode": 0.005, "click": 0.012}
+TASKS = {"encode": encode, "decode": decode, "click": click}
+
 PAIR = Pair(
     "tiny: image of 1200x1800",
-    {"encode": encode, "decode": decode, "click": click, "import anymask": import_anymask},
-    limits_s={"encode": 0.1, "decode": 0.005, "click": 0.012, "import anymask": 0.3},
+    {
+        **TASKS,
+        **{f"{name}, onnxruntime": partial(task, "onnx") for name, task in TASKS.items()},
+        "import anymask": import_anymask,
+    },
+    limits_s={**LIMITS_S, **{f"{name}, onnxruntime": limit for name, limit in LIMITS_S.items()}, "import anymask": 0.3},
 )

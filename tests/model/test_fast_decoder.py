@@ -188,5 +188,5 @@ def test_prepared_features_go_where_features_go() -> None:
     with torch.inference_mode():
         prepared = model.prepare(encode_images(model, 2, (64, 96)))
     assert isinstance(prepared, PreparedFeatures)
-    assert model.mask_decoder.prepare(prepared) is prepared
+    assert model.mask_decoder.prepare(prepared, model.prompt_encoder.base_prompt()) is prepared
     assert prepared[1:].embedding.shape[0] == 1

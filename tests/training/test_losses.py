@@ -143,17 +143,21 @@ def test_only_the_best_output_of_each_mask_learns_from_it():
     assert iou.tolist() == [[0, 1, 1], [1, 1, 0]]
 
 
-def test_every_output_learns_its_iou():
+@pytest.mark.parametrize(
+    ("counted", "expected", "gradient"),
+    [({"iou": 3.0}, 3 * (0.5**2 + 0.2**2) / 2, [-1.5, 0.6]), ({"iou_absolute": 3.0}, 3 * 0.7 / 2, [-1.5, 1.5])],
+)
+def test_every_output_learns_its_iou(counted: dict[str, float], expected: float, gradient: list[float]):
     target = torch.zeros(1, 4, 4)
     target[:, :2] = 1
     logits = torch.stack([target * 2 - 1, 1 - target * 2], dim=1).requires_grad_()
-    predicted = torch.tensor([[0.5, 0.5]], requires_grad=True)
-    with_iou, iou = segmentation_loss(logits, predicted, target, LossWeights(iou=3.0))
+    predicted = torch.tensor([[0.5, 0.2]], requires_grad=True)
+    with_iou, iou = segmentation_loss(logits, predicted, target, LossWeights(**{"iou": 0.0} | counted))
     without, _ = segmentation_loss(logits, predicted, target, LossWeights(iou=0.0))
     assert iou.tolist() == [[1, 0]]
-    assert (with_iou - without).item() == pytest.approx(3 * (0.5**2 + 0.5**2) / 2)
+    assert (with_iou - without).item() == pytest.approx(expected)
     with_iou.backward()
-    assert predicted.grad[0].tolist() == pytest.approx([-1.5, 1.5])
+    assert predicted.grad[0].tolist() == pytest.approx(gradient)
     assert not iou.requires_grad
 
 

@@ -79,7 +79,7 @@ class DecoderGraph(nn.Module):
         cells = self.input_size // self.stride
         image_pe = encoder.pe_layer.grid((cells, cells))[:, :height, :width]
         if self.knows_image:
-            features = self.mask_decoder.prepare(features, image_pe, encoder.base_prompt())
+            features = self.mask_decoder.prepare(features, encoder.base_prompt(), image_pe)
         return self.mask_decoder(features, image_pe, tokens, dense, labels != PointLabel.PADDING)
 
     def _click_features(self, features: ImageFeatures, points_xy: Tensor) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -129,6 +130,34 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
+
+
+@dataclass(frozen=True)
+class StackedMLPs:
+    """M networks of one shape side by side, as they were when they were stacked; a layer is M products at once.
+
+    `layers`: weights (M, in, out) and biases (M, 1, out) of each.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @staticmethod
+    def of(networks: nn.ModuleList) -> StackedMLPs:
+        alike: Any = zip(*(network.layers for network in networks), strict=True)
+        return StackedMLPs(
+            tuple(
+                (torch.stack([part.weight.T for part in parts]), torch.stack([part.bias[None] for part in parts]))
+                for parts in alike
+            )
+        )
+
+    def __call__(self, x: Tensor, wanted: range) -> Tensor:
+        """x (M, B, in) of all networks, of which some are wanted: (len(wanted), B, out)."""
+        some = slice(wanted.start, wanted.stop, wanted.step)
+        x = x[some]
+        for index, (weight, bias) in enumerate(self.layers):
+            x = torch.baddbmm(bias[some], F.relu(x) if index else x, weight[some])
+        return x
 
 
 class DropPath(nn.Module):

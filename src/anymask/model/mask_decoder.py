@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from anymask.model.finer import by_line, line_weight
 from anymask.model.image_encoder import ImageFeatures
-from anymask.model.layers import MLP, LayerNorm2d, is_plain_inference
+from anymask.model.layers import MLP, LayerNorm2d, StackedMLPs, is_plain_inference
 from anymask.model.prompt_encoder import DensePrompt
 from anymask.model.transformer import KnownImage, Shown, TwoWayTransformer
 
@@ -29,25 +30,23 @@ NUMBERS_AT_ONCE = 1 << 18
 class PreparedFeatures(ImageFeatures):
     """Image features with what is made of them alone, once per image.
 
-    The skip maps by line, with their biases: `at_stride8` (I, 2, P, 2 C8) and `at_stride4` (I, 4, 2 P, 2 C4), or
-    (1, ..., 1, K) where there are no skip maps. `known`: what the transformer's first layer makes of one image with
-    what every prompt adds to it.
+    The skip maps by line, with all biases: `at_stride8` (I, 2, P, 2 C8) and `at_stride4` (I, 4, 2 P, 2 C4), or
+    (1, ..., 1, K) where there are no skip maps. `weights` are the upscaling's. Of one image, where asked for: `known`,
+    what the transformer's first layer makes of it with what every prompt adds, and the mask outputs' `heads`.
     """
 
     at_stride8: Tensor = field(kw_only=True)
     at_stride4: Tensor = field(kw_only=True)
+    weights: LineWeights = field(kw_only=True)
     known: KnownImage | None = field(kw_only=True, default=None)
+    heads: StackedMLPs | None = field(kw_only=True, default=None)
 
 
 class LineWeights(NamedTuple):
-    """The upscaling's weights as matrices, see `line_weight`, put in order once for all prompts of a call.
-
-    `of_maps` (K, C4) is what the cells of a prompt's maps add at stride 4.
-    """
+    """The upscaling's weights as matrices, see `line_weight`, put in order once for all prompts."""
 
     to_stride8: tuple[Tensor, Tensor]
     to_stride4: tuple[Tensor, Tensor]
-    of_maps: Tensor | None
 
 
 class MaskDecoder(nn.Module):
@@ -114,7 +113,9 @@ class MaskDecoder(nn.Module):
 
         size_hw = (features.embedding.shape[-2], features.embedding.shape[-1])
         flat_pe = image_pe.flatten(1).T[None]
-        known = features.known if isinstance(features, PreparedFeatures) else None
+        known, stacked = None, None
+        if isinstance(features, PreparedFeatures):
+            known, stacked = features.known, features.heads
         shown = None
         if known is None:
             image = _of_prompts(features.embedding, image_index) + dense_prompt.coarse(size_hw)
@@ -136,43 +137,54 @@ class MaskDecoder(nn.Module):
         consensus = None if self.training else self.consensus
         every = range(len(self.output_hypernetworks_mlps))
         drawn = every[outputs] if consensus is None else every
-        heads = torch.stack([self.output_hypernetworks_mlps[index](tokens[:, 1 + index]) for index in drawn], dim=1)
+        if stacked is not None:
+            heads = stacked(tokens[:, 1:].transpose(0, 1)[: len(every)], drawn).transpose(0, 1)
+        else:
+            heads = torch.stack([self.output_hypernetworks_mlps[index](tokens[:, 1 + index]) for index in drawn], dim=1)
         if consensus is not None:
             heads = (_agreed(shown_ious, consensus) @ heads)[:, outputs]
         return self._masks(positions, size_hw, features, image_index, dense_prompt, heads), ious
 
     def prepare(
-        self, features: ImageFeatures, image_pe: Tensor | None = None, dense_prompt: DensePrompt | None = None
+        self, features: ImageFeatures, dense_prompt: DensePrompt, image_pe: Tensor | None = None
     ) -> PreparedFeatures:
         """Features that answer more quickly, for many prompts of the same images.
 
-        With the image_pe (C, h, w) and the `dense_prompt` whose base all prompts share the first layer is prepared too,
-        for features of one image.
+        `dense_prompt` is any prompt's, of which only what all prompts share is read. With the image_pe (C, h, w) more
+        is prepared, for features of one image.
         """
         if isinstance(features, PreparedFeatures):
             return features
         to_s8, _, _, to_s4, _ = self._upscaling_parts()
+        bias_at_stride4 = to_s4.bias
+        if dense_prompt.projection is not None:
+            bias_at_stride4 = bias_at_stride4 + dense_prompt.projection.bias
         at_stride8 = to_s8.bias.repeat(2).expand(1, 2, 1, -1)
-        at_stride4 = to_s4.bias.repeat(2).expand(1, 4, 1, -1)
+        at_stride4 = bias_at_stride4.repeat(2).expand(1, 4, 1, -1)
         if self.has_skips:
             skip8, skip4 = features.skips
             at_stride8, at_stride4 = at_stride8 + by_line(skip8, 2), at_stride4 + by_line(skip4, 4)
-        known = None
+        known, heads = None, None
         can_know = isinstance(self.transformer, TwoWayTransformer) and features.embedding.shape[0] == 1
-        if can_know and image_pe is not None and dense_prompt is not None:
+        if can_know and image_pe is not None:
             image = (features.embedding + dense_prompt.base).flatten(2).transpose(1, 2).contiguous()
             known = self.transformer.know(image, image_pe.flatten(1).T[None])
+            heads = StackedMLPs.of(self.output_hypernetworks_mlps)
         return PreparedFeatures(
-            features.embedding, features.skips, at_stride8=at_stride8, at_stride4=at_stride4, known=known
+            features.embedding,
+            features.skips,
+            at_stride8=at_stride8,
+            at_stride4=at_stride4,
+            weights=self._line_weights(),
+            known=known,
+            heads=heads,
         )
 
-    def _line_weights(self, dense_prompt: DensePrompt) -> LineWeights:
+    def _line_weights(self) -> LineWeights:
         to_s8, _, _, to_s4, _ = self._upscaling_parts()
-        projection = dense_prompt.projection
         return LineWeights(
             (line_weight(to_s8.weight, 0), line_weight(to_s8.weight, 1)),
             (line_weight(to_s4.weight, 0), line_weight(to_s4.weight, 1)),
-            None if projection is None else projection.weight.flatten(1).T,
         )
 
     def _upscaling_parts(self) -> tuple[Any, ...]:
@@ -195,29 +207,26 @@ class MaskDecoder(nn.Module):
         one finer line. So everything up to the masks is matrix products and work on single cells, and masks come line
         by line. On a CPU and without gradients a prompt's rows are drawn a few at a time.
         """
-        features = self.prepare(features)
+        features = self.prepare(features, dense_prompt)
         at_stride8, at_stride4 = (_of_prompts(part, image_index) for part in (features.at_stride8, features.at_stride4))
         height, width = size_hw
-        maps = None
+        maps, of_maps = None, None
         if dense_prompt.maps is not None:
             assert dense_prompt.projection is not None
-            assert dense_prompt.projection.bias is not None
             maps = dense_prompt.maps.unflatten(2, (height, 4))
-            at_stride4 = at_stride4 + dense_prompt.projection.bias.repeat(2)
-        weights = self._line_weights(dense_prompt)
+            of_maps = dense_prompt.projection.weight.flatten(1).T
+        draw = partial(self._draw, width=width, weights=features.weights, of_maps=of_maps)
         if not len(positions) or not is_plain_inference(positions):
-            return self._draw(positions, at_stride8, at_stride4, maps, width, weights, heads)
+            return draw(positions, at_stride8, at_stride4, maps, heads)
         rows = max(1, NUMBERS_AT_ONCE // (4 * width * heads.shape[-1]))
         drawn = []
         for prompt in range(len(positions)):
             strips = [
-                self._draw(
+                draw(
                     positions[prompt : prompt + 1, top * width : (top + rows) * width],
                     _part(at_stride8, prompt, top * width, rows * width),
                     _part(at_stride4, prompt, 2 * top * width, 2 * rows * width),
                     None if maps is None else maps[prompt : prompt + 1, :, top : top + rows],
-                    width,
-                    weights,
                     heads[prompt : prompt + 1],
                 )
                 for top in range(0, height, rows)
@@ -252,14 +261,17 @@ class MaskDecoder(nn.Module):
         at_stride8: Tensor,
         at_stride4: Tensor,
         maps: Tensor | None,
+        heads: Tensor,
+        *,
         width: int,
         weights: LineWeights,
-        heads: Tensor,
+        of_maps: Tensor | None,
     ) -> Tensor:
         """Positions (B, S, C) of whole grid rows to logits (B, M, 4 * rows, 4 * width).
 
         Added on the way, for each prompt and cell or the same for all: `at_stride8` (B or 1, 2, S or 1, 2 C8),
-        `at_stride4` (B or 1, 4, 2 S or 1, 2 C4) and the prompt's maps (B, K, rows, 4, 4 * width).
+        `at_stride4` (B or 1, 4, 2 S or 1, 2 C4), and the prompt's maps (B, K, rows, 4, 4 * width) times `of_maps`
+        (K, C4).
         """
         _, norm, act1, _, act2 = self._upscaling_parts()
         # Lines of four-times-finer cells, still a channel after the other: in rows of numbers, copied in rows.
@@ -273,8 +285,8 @@ class MaskDecoder(nn.Module):
             finer = (cells @ weights.to_stride4[line % 2]).add_(at_stride4[:, line])
             finer = finer.unflatten(2, (2, -1)).flatten(1, 2)
             if shown is not None:
-                assert weights.of_maps is not None
-                finer = finer.add_(shown[line] @ weights.of_maps)
+                assert of_maps is not None
+                finer = finer.add_(shown[line] @ of_maps)
             lines.append((heads @ act2(finer).transpose(1, 2)).unflatten(2, (-1, 4 * width)))
         return torch.stack(lines, dim=3).flatten(2, 3)
 

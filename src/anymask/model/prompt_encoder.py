@@ -82,9 +82,8 @@ class ClickFeatures(nn.Module):
             ]
         else:
             sampled = [_sample_bilinear(feature_map, positions_xy, image_index) for feature_map in maps]
-        # The projections' sum is one projection of all channels together.
-        weights, biases = zip(*((projection.weight, projection.bias) for projection in self.projections), strict=True)
-        return F.linear(torch.cat(sampled, dim=-1), torch.cat(weights, dim=1), sum(biases[1:], biases[0]))
+        projected = [projection(values) for projection, values in zip(self.projections, sampled, strict=True)]
+        return sum(projected[1:], projected[0])
 
 
 def _sample_bilinear(feature_map: Tensor, positions_xy: Tensor, image_index: Tensor) -> Tensor:
@@ -158,7 +157,10 @@ class DensePrompt:
 
     @property
     def fine(self) -> Tensor | None:
-        return None if self.maps is None or self.projection is None else self.projection(self.maps)
+        """What the upscaling adds at stride 4: (B or 1, C4, 4h or 1, 4w or 1). No maps are maps of zeros."""
+        if self.projection is None or self.maps is None:
+            return None if self.projection is None else self.projection.get_parameter("bias")[:, None, None]
+        return self.projection(self.maps)
 
     def of_rows(self, rows: Tensor) -> DensePrompt:
         """The maps of some prompts, for the upscaling."""
@@ -252,47 +254,41 @@ class PromptEncoder(nn.Module):
                 shown = shown * masked
             shown = torch.cat([shown, masked.expand(-1, -1, shown.shape[2])], dim=1)
         shown = shown.transpose(1, 2)
-        if prompt_maps is None:
-            return replace(base, shown=shown, widen=weight)
-        return DensePrompt(base.base, shown, weight, maps, self.fine_projection)
+        return replace(base, shown=shown, widen=weight, maps=None if prompt_maps is None else maps)
 
     def base_prompt(self) -> DensePrompt:
         """What every prompt adds to the image before it shows anything of its own."""
         base = self.no_mask_embed.weight[..., None, None]
-        if self.has_prompt_maps:
-            widen: Any = self.mask_downscaling[-1]
-            base = base + widen.bias[:, None, None]
-        return DensePrompt(base)
+        if not self.has_prompt_maps:
+            return DensePrompt(base)
+        widen: Any = self.mask_downscaling[-1]
+        return DensePrompt(base + widen.bias[:, None, None], projection=self.fine_projection)
 
     def _downscale(self, maps: Tensor) -> Tensor:
-        """Maps (B, J, 4h, 4w) to (B, K, P), as `mask_downscaling` does it up to its last layer, which widens.
-
-        On a processor its convolutions, which look at every cell once, are matrix products. Above all in one thread,
-        where PyTorch has a slow way for convolutions ("measured" with tiny, on a machine in use: 2 ms for the last one
-        alone).
-        """
+        """Maps (B, J, 4h, 4w) to (B, K, P), as `mask_downscaling` does it up to its last layer, which widens."""
         layers: tuple[Any, ...] = tuple(self.mask_downscaling)
-        if not is_plain_inference(maps):
-            for layer in layers[:-1]:
-                maps = layer(maps)
-            return maps.flatten(2)
-        height, width = maps.shape[-2:]
         to_s2, norm2, act2, to_s4, norm4, act4, _ = layers
-        finer = act2(_halved(to_s2, norm2, maps)).unflatten(2, (height // 2, width // 2))
-        return act4(_halved(to_s4, norm4, finer))
+        return act4(_halved(to_s4, norm4, act2(_halved(to_s2, norm2, maps)))).flatten(2)
 
 
 def _halved(convolution: nn.Conv2d, norm: LayerNorm2d, maps: Tensor) -> Tensor:
-    """The norm of a 2x2 convolution at stride 2 of maps (B, K, 2h, 2w): (B, C, h * w).
+    """The norm of a 2x2 convolution at stride 2 of maps (B, J, 2h, 2w): (B, K, h, w).
 
-    Channels stay whole maps: of so few, PyTorch's own norm of each cell takes longer than all else ("measured" with
-    tiny: 0.34 instead of 0.85 ms a prompt for all of `_downscale`). The channels' mean is taken from the weights.
+    The channels' mean is taken from the weights, and channels stay whole maps: of so few, a norm of each cell by itself
+    takes longer than all else ("measured" with tiny: 0.34 instead of 0.85 ms a prompt for all of `_downscale`, a
+    twentieth of a click in onnxruntime). On a processor the convolution, which looks at every cell once, is a matrix
+    product: above all in one thread, where PyTorch has a slow way for convolutions.
     """
     assert convolution.bias is not None
-    weight, bias = convolution.weight.flatten(1), convolution.bias[:, None]
-    centred = (weight - weight.mean(dim=0)) @ four_beside(maps) + (bias - bias.mean())
+    weight = convolution.weight - convolution.weight.mean(dim=0)
+    bias = convolution.bias - convolution.bias.mean()
+    if is_plain_inference(maps):
+        size_hw = (maps.shape[2] // 2, maps.shape[3] // 2)
+        centred = (weight.flatten(1) @ four_beside(maps) + bias[:, None]).unflatten(2, size_hw)
+    else:
+        centred = F.conv2d(maps, weight, bias, stride=2)
     scale = torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + norm.eps)
-    return centred.mul_(scale).mul_(norm.weight[:, None]).add_(norm.bias[:, None])
+    return torch.addcmul(norm.bias[:, None, None], centred * scale, norm.weight[:, None, None])
 
 
 def normalise_positions(points_xy: Tensor, input_size: int) -> Tensor:

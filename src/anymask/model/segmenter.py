@@ -127,7 +127,7 @@ class Segmenter(nn.Module):
 
     def prepare(self, features: ImageFeatures) -> ImageFeatures:
         """Features that `decode` answers more quickly from, worth it for more than one call; without gradients."""
-        return self.mask_decoder.prepare(features, self._image_pe(features), self.prompt_encoder.base_prompt())
+        return self.mask_decoder.prepare(features, self.prompt_encoder.base_prompt(), self._image_pe(features))
 
     def decode(
         self,

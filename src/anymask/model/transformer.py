@@ -111,7 +111,7 @@ class Attention(nn.Module):
             return weights.transpose(1, 2) @ value
         if is_spent and len(onto) == len(weights) and is_plain_inference(onto):
             return onto.baddbmm_(weights.transpose(1, 2), value)
-        return torch.baddbmm(onto, weights.transpose(1, 2), value)
+        return _added(onto, weights.transpose(1, 2), value)
 
     def look_at_known(self, q: Tensor, known: KnownImage, shown: Shown | None = None) -> Tensor:
         """`forward` of tokens q (B, N, C) over a known image's keys and values, and what prompts show beside it."""
@@ -185,7 +185,7 @@ class Shown:
 
     def added_to(self, image: Tensor) -> Tensor:
         """To an image (1, P, C): (B, P, C)."""
-        return torch.baddbmm(image, self.cells, self.widen.expand(self.cells.shape[0], -1, -1))
+        return _added(image, self.cells, self.widen.expand(self.cells.shape[0], -1, -1))
 
     def scores(self, query: Tensor, seen: Tensor) -> Tensor:
         """Of query (B, H, N, D) with what is shown, which heads see as `seen` (H, K, D): (B, H, N, P)."""
@@ -195,6 +195,13 @@ class Shown:
     def sums(self, weights: Tensor, seen: Tensor) -> Tensor:
         """Of what is shown, with weights (B, H, N, P): (B, H, N, D)."""
         return (weights.flatten(1, 2) @ self.cells).unflatten(1, (seen.shape[0], -1)) @ seen
+
+
+def _added(onto: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """`onto` (B or 1, P, C) and the product of left (B, P, K) and right (B, K, C), in one pass over the positions."""
+    if torch.jit.is_tracing():  # a graph has no such product: it would multiply `onto` by one before the sum
+        return onto + left @ right
+    return torch.baddbmm(onto, left, right)
 
 
 def _times_known(left: Tensor, right: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ def losses(base: TrainConfig, automatic: Path | None) -> list[Variant]:
 
     def weights(**parts: float) -> LossWeights:
         silent = dict.fromkeys((field.name for field in dataclasses.fields(LossWeights)), 0.0)
-        return LossWeights(**{**silent, "iou": base.losses.iou, **parts})
+        of_iou = {"iou": base.losses.iou, "iou_absolute": base.losses.iou_absolute}
+        return LossWeights(**{**silent, **of_iou, **parts})
 
     return [
         Variant("focal 20 + dice", replace(base, losses=weights(focal=20.0, dice=1.0))),
