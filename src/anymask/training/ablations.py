@@ -56,7 +56,7 @@ def data_source(base: TrainConfig, automatic: Path | None) -> list[Variant]:
     by_people = sum(source.weight for source in base.sources)
     by_machine = DataSource(str(automatic), by_people)
     return [
-        Variant("manual", replace(base, validation_sources=judged_by)),
+        Variant("manual", base),
         Variant("manual + automatic", replace(base, sources=(*base.sources, by_machine), validation_sources=judged_by)),
         Variant("automatic only", replace(base, sources=(by_machine,), validation_sources=judged_by)),
     ]
