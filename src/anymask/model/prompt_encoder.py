@@ -287,7 +287,7 @@ def _halved(convolution: nn.Conv2d, norm: LayerNorm2d, maps: Tensor) -> Tensor:
         centred = (weight.flatten(1) @ four_beside(maps) + bias[:, None]).unflatten(2, size_hw)
     else:
         centred = F.conv2d(maps, weight, bias, stride=2)
-    scale = torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + norm.eps)
+    scale = torch.rsqrt(centred.float().square().mean(dim=1, keepdim=True) + norm.eps).to(centred.dtype)
     return torch.addcmul(norm.bias[:, None, None], centred * scale, norm.weight[:, None, None])
 
 
