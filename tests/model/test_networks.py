@@ -51,7 +51,13 @@ def one_of(batch: PromptBatch, row: int) -> PromptBatch:
     return PromptBatch(batch.points_xy[row : row + 1, :count], batch.labels[row : row + 1, :count], masks)
 
 
-MODELS_AND_SIZES = [("small", (256, 256)), ("tiny", (160, 224)), ("tiny", (224, 160)), ("conv", (96, 128))]
+MODELS_AND_SIZES = [
+    ("small", (256, 256)),
+    ("tiny", (160, 224)),
+    ("tiny", (224, 160)),
+    ("tiny_narrow", (160, 224)),
+    ("conv", (96, 128)),
+]
 
 
 @pytest.mark.parametrize(("name", "size_hw"), MODELS_AND_SIZES)

@@ -121,13 +121,14 @@ class TinyEncoder(nn.Module):
         self,
         *,
         embed_dim: int = 192,
-        skip_channels: tuple[int, ...] = (48, 24),
         num_global_blocks: int = 3,
         num_heads: int = 6,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
+        # As wide as the decoder's upscaling at strides 8 and 4, where the maps are added.
+        skip_channels = (embed_dim // 4, embed_dim // 8)
         self.skip_channels = skip_channels
         self.stem = nn.Conv2d(3, 32, 3, stride=2, padding=1)
         self.stages = nn.ModuleList()
