@@ -11,7 +11,6 @@ from PIL import Image
 from anymask.geometry.resize import (
     fit_frame,
     interpolation_matrix,
-    logit_strips,
     logits_to_original,
     longest_side_size,
     mask_at_original,
@@ -204,46 +203,3 @@ def test_a_mask_goes_in_and_comes_back():
     logits = mask_to_model(mask, frame, (frame.padded_hw[0] // 4, frame.padded_hw[1] // 4)) - 0.5
     back = logits_to_original(logits[None], frame)[0] > 0
     assert (back & (mask == 1)).sum() / (back | (mask == 1)).sum() > 0.99
-
-
-@given(
-    height=small_sides,
-    width=small_sides,
-    pad_multiple=st.sampled_from([None, 16]),
-    seed=st.integers(0, 2**20),
-    share=st.sampled_from([0.01, 0.1, 1.0]),
-    above=st.sampled_from([-1.0, 0.0]),
-    pixels_at_once=st.sampled_from([1, 40, 1 << 16]),
-)
-def test_strips_are_the_whole_where_it_can_be_above(height, width, pad_multiple, seed, share, above, pixels_at_once):
-    frame = fit_frame((height, width), LONGEST, pad_multiple)
-    rng = np.random.default_rng(seed)
-    cells = (frame.padded_hw[0] // 4, frame.padded_hw[1] // 4)
-    logits = np.where(rng.random(cells) < share, rng.normal(0, 3, cells), -5).astype(np.float32)
-    whole = logits_to_original(logits[None], frame)[0]
-    put_together = np.full((height, width), np.nan, dtype=np.float32)
-    tops = set()
-    for (x, y), strip in logit_strips(logits, frame, above, pixels_at_once):
-        columns, rows = strip.shape
-        assert np.isnan(put_together[y : y + rows, x : x + columns]).all()
-        assert strip.size <= pixels_at_once or columns == 1
-        put_together[y : y + rows, x : x + columns] = strip.T
-        tops.add((y, rows))
-    assert len(tops) <= 1
-    is_left_out = np.isnan(put_together)
-    assert (whole[is_left_out] <= above + 1e-5).all()
-    np.testing.assert_allclose(put_together[~is_left_out], whole[~is_left_out], atol=1e-5)
-
-
-def test_strips_of_a_small_mask_are_small():
-    frame = fit_frame((300, 400), LONGEST, 16)
-    logits = np.full((12, 16), -3.0, np.float32)
-    logits[5, 7] = 2
-    strips = list(logit_strips(logits, frame, 0.0))
-    assert len(strips) == 1
-    (x, y), strip = strips[0]
-    assert strip.max() > 0
-    assert strip.size <= (2 * 25 + 1) ** 2
-    assert 7 * 25 - 25 < x < 7 * 25 + 25
-    assert 5 * 25 - 25 < y < 5 * 25 + 25
-    assert list(logit_strips(np.full((12, 16), -3.0), frame, 0.0)) == []

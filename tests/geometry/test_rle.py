@@ -14,12 +14,9 @@ from anymask.geometry.rle import (
     decode_rles,
     encode_rle,
     encode_rles,
-    encode_runs,
-    find_runs,
     rle_area,
     rle_size_hw,
     rle_to_box_xywh,
-    runs_to_box_xyxy,
 )
 
 some_masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -202,17 +199,6 @@ def test_a_window_of_a_code_is_the_window_of_its_mask(case):
     part = decode_rle_window(encode_rle(mask), window)
     assert part.flags.c_contiguous
     np.testing.assert_array_equal(part, mask[y0:y1, x0:x1])
-
-
-@given(masks_and_windows())
-def test_runs_of_a_window_are_the_mask_inside_it(case):
-    mask, (x0, y0, x1, y1) = case
-    inside = np.zeros_like(mask)
-    inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
-    starts, ends = find_runs(np.ascontiguousarray(mask[y0:y1, x0:x1].T), (x0, y0), mask.shape[0])
-    assert encode_runs(starts, ends, mask.shape) == encode_rle(inside)
-    assert (ends - starts).sum() == inside.sum()
-    np.testing.assert_array_equal(runs_to_box_xyxy(starts, ends, mask.shape[0]), masks_to_boxes_xyxy(inside[None])[0])
 
 
 @given(some_masks, st.lists(st.integers(0, 30), max_size=3))

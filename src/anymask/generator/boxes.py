@@ -15,7 +15,9 @@ from anymask.data.detections import Detection
 from anymask.data.images import ImageSource
 from anymask.embedding import ImageEmbedding
 from anymask.errors import PromptError
-from anymask.generator.candidates import batch_size, draw_full_size
+from anymask.generator.candidates import area_and_stability, batch_size
+from anymask.geometry.level_sets import runs_above
+from anymask.geometry.runs import Runs
 from anymask.model.segmenter import Segmenter
 from anymask.predictor import Predictor
 from anymask.prompts import Prompt, checked_mask
@@ -48,7 +50,7 @@ def segment_detections(
     embedding = predictor.set_image(image)
     size_hw = embedding.frame.original_hw
     roi_hw = checked_mask(roi, "roi", size_hw)
-    roi_wh = None if roi_hw is None else np.ascontiguousarray(roi_hw.T)
+    region = None if roi_hw is None else Runs.of_columns(roi_hw.T, (0, 0), size_hw)
     at_once = predictor.prompts_per_batch = batch_size(model, embedding, None, memory_mb)
     records = []
     ids = whole_ids([detection.id for detection in detections])
@@ -56,13 +58,15 @@ def segment_detections(
         chunk = detections[start : start + at_once]
         answers = _answers(predictor, chunk, start, is_refined)
         for id, detection, masks in zip(ids[start:], chunk, answers, strict=False):
-            full = draw_full_size(masks.logits[0], embedding.frame, size_hw, STABILITY_OFFSET, roi_wh=roi_wh)
-            if full.area:
+            mask = runs_above(masks.logits[0], embedding.frame)
+            if region is not None:
+                mask = mask.cut_to(region)
+            if mask.area:
                 record = MaskRecord.from_rle(
                     id,
-                    full.rle,
+                    mask.rle,
                     predicted_iou=float(masks.scores[0]),
-                    stability_score=full.stability_score,
+                    stability_score=area_and_stability(masks.logits[0], embedding.frame, STABILITY_OFFSET)[1],
                     category=detection.category,
                     extra=_extra(detection),
                 )

@@ -1,7 +1,7 @@
-"""From one crop's points to candidate masks: decoded in batches, filtered, and kept as run-length codes alone.
+"""From one crop's points to candidate masks: decoded in batches, filtered, and kept as runs alone.
 
 Nothing here grows with prompts times full resolution: of each batch's three low-resolution masks a point only
-those with a high enough predicted IoU are looked at, one after the other, strip by strip at full resolution.
+those with a high enough predicted IoU are looked at, one after the other, along their outlines at full resolution.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 
 from anymask.embedding import ImageEmbedding
 from anymask.geometry.crops import Crop, touches_inner_border
-from anymask.geometry.resize import Frame, logit_strips
-from anymask.geometry.rle import Rle, encode_runs, find_runs, runs_to_box_xyxy
+from anymask.geometry.level_sets import count_above, runs_above
+from anymask.geometry.resize import Frame
+from anymask.geometry.runs import Runs
 from anymask.model.image_encoder import ImageFeatures
 from anymask.model.segmenter import PromptBatch, Segmenter
 from anymask.prompts import PointLabel
@@ -35,12 +36,10 @@ MOST_THREADS = 8
 class Candidate:
     """One mask of the image, with what is needed to choose between it and others.
 
-    rle: at the image's size. box_xyxy: tight, in image pixels. area: pixels. point_xy: the click, image pixels.
+    mask: at the image's size. point_xy: the click, image pixels.
     """
 
-    rle: Rle
-    box_xyxy: tuple[int, int, int, int]
-    area: int
+    mask: Runs
     predicted_iou: float
     stability_score: float
     point_xy: tuple[float, float]
@@ -51,12 +50,12 @@ class Candidate:
 class Scene:
     """The image that candidates belong to, and which of them are wanted.
 
-    roi_wh: the pixels that masks may have, bool, transposed (W, H), or None. Areas are in pixels, `max_coverage` is
-    a share of the image. The rest: see `MaskGenerator`.
+    roi: the pixels that masks may have, or None. Areas are in pixels, `max_coverage` is a share of the image. The rest:
+    see `MaskGenerator`.
     """
 
     size_hw: tuple[int, int]
-    roi_wh: np.ndarray | None
+    roi: Runs | None
     pred_iou_thresh: float
     stability_score_thresh: float
     stability_score_offset: float
@@ -173,66 +172,20 @@ def _candidate(
     scene: Scene,
 ) -> Candidate | None:
     """One output at full size, or None when it does not pass."""
-    full = draw_full_size(
-        logits_hw, frame, scene.size_hw, scene.stability_score_offset, crop.box_xyxy[:2], scene.roi_wh
-    )
-    if not 0 < full.pixels < scene.coverage_limit or full.stability_score < scene.stability_score_thresh:
+    pixels, stability = area_and_stability(logits_hw, frame, scene.stability_score_offset)
+    if not 0 < pixels < scene.coverage_limit or stability < scene.stability_score_thresh:
         return None
-    if not scene.allows_area(full.area):
+    mask = runs_above(logits_hw, frame).placed(crop.box_xyxy[:2], scene.size_hw)
+    if scene.roi is not None:
+        mask = mask.cut_to(scene.roi)
+    if not scene.allows_area(mask.area):
         return None
-    box = full.box_xyxy
-    if touches_inner_border(box, crop, scene.size_hw, scene.crop_edge_tolerance):
+    if touches_inner_border(mask.box_xyxy, crop, scene.size_hw, scene.crop_edge_tolerance):
         return None
-    return Candidate(full.rle, box, full.area, predicted_iou, full.stability_score, point_xy, crop)
+    return Candidate(mask, predicted_iou, stability, point_xy, crop)
 
 
-@dataclass(frozen=True)
-class FullSizeMask:
-    """One mask at the image's size as runs (see `find_runs`). pixels: how many it had before the region of interest."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-    size_hw: tuple[int, int]
-    pixels: int
-    stability_score: float
-
-    @property
-    def area(self) -> int:
-        return int((self.ends - self.starts).sum())
-
-    @property
-    def box_xyxy(self) -> tuple[int, int, int, int]:
-        return runs_to_box_xyxy(self.starts, self.ends, self.size_hw[0])
-
-    @property
-    def rle(self) -> Rle:
-        return encode_runs(self.starts, self.ends, self.size_hw)
-
-
-def draw_full_size(
-    logits_hw: np.ndarray,
-    frame: Frame,
-    size_hw: tuple[int, int],
-    offset: float,
-    corner_xy: tuple[int, int] = (0, 0),
-    roi_wh: np.ndarray | None = None,
-) -> FullSizeMask:
-    """Logits over the model's frame as a mask of the image, strip by strip.
-
-    `frame` is that of the image, or of a crop of it whose top left pixel is `corner_xy`. `offset`: of the stability
-    score. `roi_wh`: see `Scene`.
-    """
-    pixels = certain_pixels = possible_pixels = 0
-    starts, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for (x, y), strip in logit_strips(logits_hw, frame, -offset):
-        columns = strip > 0
-        pixels += int(np.count_nonzero(columns))
-        certain_pixels += int(np.count_nonzero(strip > offset))
-        possible_pixels += int(np.count_nonzero(strip > -offset))
-        x, y = x + corner_xy[0], y + corner_xy[1]
-        if roi_wh is not None:
-            columns &= roi_wh[x : x + columns.shape[0], y : y + columns.shape[1]]
-        for runs, found in zip((starts, ends), find_runs(columns, (x, y), size_hw[0]), strict=True):
-            runs.append(found)
-    stability = certain_pixels / max(1, possible_pixels)
-    return FullSizeMask(np.concatenate(starts), np.concatenate(ends), size_hw, pixels, stability)
+def area_and_stability(logits_hw: np.ndarray, frame: Frame, offset: float) -> tuple[int, float]:
+    """A mask's pixels at the original size, and the IoU of its logits cut at plus and at minus the offset."""
+    certain, area, possible = count_above(logits_hw, frame, (offset, 0, -offset))
+    return area, certain / max(1, possible)

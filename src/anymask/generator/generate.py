@@ -23,7 +23,8 @@ from anymask.geometry.boxes import box_nms
 from anymask.geometry.crops import Crop, layered_crops, point_grid
 from anymask.geometry.points import mask_centre_xy
 from anymask.geometry.regions import remove_small_regions
-from anymask.geometry.rle import decode_rle_window, encode_runs, find_runs, runs_to_box_xyxy
+from anymask.geometry.rle import decode_rle_window
+from anymask.geometry.runs import Runs
 from anymask.model.segmenter import Segmenter
 from anymask.prompts import checked_mask
 from anymask.records import MaskRecord, with_parents
@@ -174,7 +175,7 @@ class MaskGenerator:
         iou, stability = self.pred_iou_thresh, self.stability_score_thresh
         return Scene(
             size_hw=size_hw,
-            roi_wh=None if roi_hw is None else np.ascontiguousarray(roi_hw.T),
+            roi=None if roi_hw is None else Runs.of_columns(roi_hw.T, (0, 0), size_hw),
             pred_iou_thresh=defaults.pred_iou_thresh if iou is None else iou,
             stability_score_thresh=defaults.stability_score_thresh if stability is None else stability,
             stability_score_offset=self.stability_score_offset,
@@ -190,7 +191,7 @@ class MaskGenerator:
             return candidates
         cleaned = [_without_small_regions(candidate, scene, self.min_mask_region_area) for candidate in candidates]
         is_changed = {id(new): new is not old for new, old in zip(cleaned, candidates, strict=True)}
-        wanted = [candidate for candidate in cleaned if scene.allows_area(candidate.area)]
+        wanted = [candidate for candidate in cleaned if scene.allows_area(candidate.mask.area)]
         threshold = max(self._box_nms_thresh, self.crop_nms_thresh)
         return _suppress(wanted, threshold, lambda candidate: (is_changed[id(candidate)],))
 
@@ -199,7 +200,7 @@ class MaskGenerator:
         records = [
             MaskRecord.from_rle(
                 index,
-                candidate.rle,
+                candidate.mask.rle,
                 predicted_iou=candidate.predicted_iou,
                 stability_score=candidate.stability_score,
                 point_coords=[list(candidate.point_xy)],
@@ -224,26 +225,24 @@ def _suppress(
 ) -> list[Candidate]:
     """Box suppression with the least `key` first, equals in their order; those that stay keep their order."""
     order = sorted(range(len(candidates)), key=lambda index: key(candidates[index]))
-    kept = box_nms(np.array([candidates[index].box_xyxy for index in order]), threshold)
+    kept = box_nms(np.array([candidates[index].mask.box_xyxy for index in order]), threshold)
     return [candidates[index] for index in sorted(order[rank] for rank in kept)]
 
 
 def _without_small_regions(candidate: Candidate, scene: Scene, min_area: int) -> Candidate:
     """The candidate itself where nothing was small."""
     height, width = scene.size_hw
-    x0, y0, x1, y1 = candidate.box_xyxy
+    x0, y0, x1, y1 = candidate.mask.box_xyxy
     # Wide enough that ground which goes on outside the window has `min_area` pixels inside it and counts as large.
     margin = ceil(max(sqrt(min_area), min_area / height, min_area / width))
     window = (max(x0 - margin, 0), max(y0 - margin, 0), min(x1 + margin, width), min(y1 + margin, height))
-    mask, has_holes = remove_small_regions(decode_rle_window(candidate.rle, window), min_area, "holes")
-    mask, has_islands = remove_small_regions(mask, min_area, "islands")
+    part, has_holes = remove_small_regions(decode_rle_window(candidate.mask.rle, window), min_area, "holes")
+    part, has_islands = remove_small_regions(part, min_area, "islands")
     if not (has_holes or has_islands):
         return candidate
-    columns = np.ascontiguousarray(mask.T)
-    if scene.roi_wh is not None:
-        columns &= scene.roi_wh[window[0] : window[2], window[1] : window[3]]
-    starts, ends = find_runs(columns, window[:2], height)
-    rle = encode_runs(starts, ends, scene.size_hw)
-    if rle == candidate.rle:  # the holes were outside the region of interest
+    mask = Runs.of_columns(np.ascontiguousarray(part.T), window[:2], scene.size_hw)
+    if scene.roi is not None:
+        mask = mask.cut_to(scene.roi)
+    if mask.rle == candidate.mask.rle:  # the holes were outside the region of interest
         return candidate
-    return replace(candidate, rle=rle, box_xyxy=runs_to_box_xyxy(starts, ends, height), area=int((ends - starts).sum()))
+    return replace(candidate, mask=mask)

@@ -7,7 +7,6 @@ they live in one frozen record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -88,7 +87,7 @@ def interpolation_matrix(output_size: int, input_size: int, input_extent: float)
     the input (a fraction is fine) are stretched over the whole output, pixel centres on pixel centres. Two
     such matrices crop the padding away and upsample in one go, which is faster than doing either alone.
     """
-    lower, fraction = _neighbours(output_size, input_size, input_extent)
+    lower, fraction = neighbours(output_size, input_size, input_extent)
     upper = np.minimum(lower + 1, input_size - 1)
     matrix = np.zeros((output_size, input_size), dtype=np.float32)
     rows = np.arange(output_size)
@@ -98,7 +97,7 @@ def interpolation_matrix(output_size: int, input_size: int, input_extent: float)
 
 
 @lru_cache(maxsize=16)
-def _neighbours(output_size: int, input_size: int, input_extent: float) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(output_size: int, input_size: int, input_extent: float) -> tuple[np.ndarray, np.ndarray]:
     """For each output pixel of `interpolation_matrix` its lower input cell (rising) and the share of the next one."""
     position = (np.arange(output_size) + 0.5) * (input_extent / output_size) - 0.5
     position = np.clip(position, 0, input_size - 1)
@@ -109,8 +108,8 @@ def _neighbours(output_size: int, input_size: int, input_extent: float) -> tuple
     return lower, fraction
 
 
-def _axis(frame: Frame, cells: int, axis: int) -> tuple[int, int, float]:
-    """The arguments of `interpolation_matrix` along one axis of a grid of `cells` over the padded frame."""
+def axis_of(frame: Frame, cells: int, axis: int) -> tuple[int, int, float]:
+    """The arguments of `interpolation_matrix` and `neighbours` along an axis of `cells` over the padded frame."""
     return frame.original_hw[axis], cells, frame.resized_hw[axis] * cells / frame.padded_hw[axis]
 
 
@@ -119,7 +118,7 @@ def logits_to_original(logits_khw: np.ndarray, frame: Frame) -> np.ndarray:
     import torch  # its threads are warm from the decoder; NumPy's own would fight with them ("measured": 14 to 29 ms)
 
     rows, columns = (
-        torch.from_numpy(interpolation_matrix(*_axis(frame, logits_khw.shape[axis + 1], axis))) for axis in (0, 1)
+        torch.from_numpy(interpolation_matrix(*axis_of(frame, logits_khw.shape[axis + 1], axis))) for axis in (0, 1)
     )
     logits = torch.from_numpy(np.ascontiguousarray(logits_khw, dtype=np.float32))
     return (rows @ (logits @ columns.T)).numpy()
@@ -156,7 +155,7 @@ def mask_at_original(logits_hw: np.ndarray, frame: Frame, pixels_at_once: int = 
 def _spans_above(
     logits_hw: np.ndarray, frame: Frame, above: float
 ) -> list[tuple[slice, np.ndarray, np.ndarray]] | None:
-    """Along y and x the original's pixels that have a cell above a level, with `_neighbours` of the axis.
+    """Along y and x the original's pixels that have a cell above a level, with `neighbours` of the axis.
 
     None where there are no such pixels.
     """
@@ -166,7 +165,7 @@ def _spans_above(
         cells = np.flatnonzero(is_above.any(axis=1 - axis))
         if cells.size == 0:
             return None
-        lower, fraction = _neighbours(*_axis(frame, logits_hw.shape[axis], axis))
+        lower, fraction = neighbours(*axis_of(frame, logits_hw.shape[axis], axis))
         span = slice(*np.searchsorted(lower, (cells[0] - 1, cells[-1] + 1)).tolist())
         if span.start == span.stop:
             return None
@@ -175,48 +174,9 @@ def _spans_above(
 
 
 def _between(values: Tensor, lower: Tensor, fraction: Tensor) -> Tensor:
-    """`_interpolate` of tensors."""
+    """Rows of values (n, m) at `lower` (k,) and a share `fraction` (k, 1) of the way to the next: (k, m)."""
     upper = (lower + 1).clamp(max=len(values) - 1)
     return values.index_select(0, lower).lerp_(values.index_select(0, upper), fraction)
-
-
-def logit_strips(
-    logits_hw: np.ndarray, frame: Frame, above: float, pixels_at_once: int = 1 << 15
-) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """One mask's logits (h, w) at the original size, where they can exceed `above`, in strips from left to right.
-
-    Yields ((x, y), logits (w', h') float32): the strip's top left pixel, and its columns one after the other,
-    as run-length codes want them. All strips share y and h', and none is over `pixels_at_once` by more than a
-    column, which keeps them in the processor's cache and a mask of any size out of memory. A pixel is a mean of
-    its four cells, so that pixels without a cell above the level cannot be above it: the numbers are those of
-    `logits_to_original`, to rounding.
-
-    Plain arithmetic instead of matrix products: those are quicker in one thread ("measured": 0.6 instead of 1 ms a
-    mask on 1200x1800), but their libraries start threads for them, which next to torch's cost 10 to 20 ms.
-    """
-    logits_hw = np.asarray(logits_hw, dtype=np.float32)
-    spans = _spans_above(logits_hw, frame, above)
-    if spans is None:
-        return
-    rows, columns = (span for span, _, _ in spans)
-    lowers = [lower[span] for span, lower, _ in spans]
-    fractions = [fraction[span, None] for span, _, fraction in spans]
-    first = lowers[1][0]
-    tall = np.ascontiguousarray(_interpolate(logits_hw[:, first : lowers[1][-1] + 2], lowers[0], fractions[0]).T)
-    width = max(1, pixels_at_once // tall.shape[1])
-    for start in range(0, columns.stop - columns.start, width):
-        strip = slice(start, start + width)
-        yield (columns.start + start, rows.start), _interpolate(tall, lowers[1][strip] - first, fractions[1][strip])
-
-
-def _interpolate(values: np.ndarray, lower: np.ndarray, fraction: np.ndarray) -> np.ndarray:
-    """Rows of values (n, m) at `lower` (k,) and a share `fraction` (k, 1) of the way to the next: (k, m)."""
-    low = values[lower]
-    mixed = values[np.minimum(lower + 1, len(values) - 1)]
-    mixed -= low
-    mixed *= fraction
-    mixed += low
-    return mixed
 
 
 def mask_to_model(mask_hw: np.ndarray, frame: Frame, size_hw: tuple[int, int]) -> np.ndarray:

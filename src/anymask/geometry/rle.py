@@ -17,8 +17,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from anymask.errors import DataError
-
-Rle = dict[str, Any]
+from anymask.geometry.runs import Rle, Runs
 
 # Run lengths and areas are 32-bit numbers in pycocotools.
 MAX_MASK_PIXELS = 2**31 - 1
@@ -87,45 +86,7 @@ def checked_rle(rle: Mapping[str, Any]) -> Rle:
     ends = np.cumsum(_runs(rle))
     lengths = np.diff(ends, prepend=0)[1::2]
     ends = ends[1::2]
-    return encode_runs((ends - lengths)[lengths > 0], ends[lengths > 0], rle_size_hw(rle))
-
-
-def find_runs(columns_wh: np.ndarray, corner_xy: tuple[int, int], height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the runs of a part of a mask start and end (past the last), rising pixel numbers (R,) int64 each.
-
-    columns_wh is (w, h) bool, the part's columns one after the other; it lies at `corner_xy` in an image of
-    `height`, whose pixels are numbered down the columns. Runs end with their column.
-    """
-    width, part_height = columns_wh.shape
-    edged = np.zeros((width, part_height + 2), dtype=bool)
-    edged[:, 1:-1] = columns_wh
-    column, row = np.divmod(np.flatnonzero(edged[:, 1:] != edged[:, :-1]), part_height + 1)
-    pixels = (corner_xy[0] + column) * height + corner_xy[1] + row
-    return pixels[::2], pixels[1::2]
-
-
-def encode_runs(starts: np.ndarray, ends: np.ndarray, size_hw: tuple[int, int]) -> Rle:
-    """The compressed code of runs as `find_runs` has them: rising, not overlapping, inside the image."""
-    goes_on = starts[1:] == ends[:-1]  # over the foot of a column
-    starts = starts[np.concatenate([[True], ~goes_on])] if len(starts) else starts
-    ends = ends[np.concatenate([~goes_on, [True]])] if len(ends) else ends
-    total = size_hw[0] * size_hw[1]
-    turns = np.column_stack([starts, ends]).ravel()
-    counts = np.diff(turns, prepend=0, append=total)
-    if len(turns) and turns[-1] == total:
-        counts = counts[:-1]
-    plain = {"size": list(size_hw), "counts": counts.tolist()}
-    code = coco_mask.frPyObjects(plain, *size_hw)
-    return {"size": [int(side) for side in size_hw], "counts": code["counts"].decode("ascii")}
-
-
-def runs_to_box_xyxy(starts: np.ndarray, ends: np.ndarray, height: int) -> tuple[int, int, int, int]:
-    """The tight box x0, y0, x1, y1 around runs as `find_runs` has them; zeros for none."""
-    if not len(starts):
-        return 0, 0, 0, 0
-    last = ends - 1
-    left, right = int(starts[0] // height), int(last[-1] // height)
-    return left, int((starts % height).min()), right + 1, int((last % height).max()) + 1
+    return Runs((ends - lengths)[lengths > 0], ends[lengths > 0], rle_size_hw(rle)).rle
 
 
 def decode_rle_window(rle: Mapping[str, Any], window_xyxy: tuple[int, int, int, int]) -> np.ndarray:
