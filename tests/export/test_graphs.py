@@ -17,6 +17,7 @@ from anymask.export.decoder import export_decoder, export_decoder_parts
 from anymask.export.encoder import export_encoder
 from anymask.export.reference import export_reference_decoder
 from anymask.export.whole import export_whole
+from anymask.model import known_image
 from anymask.model.checkpoints import fingerprint
 from anymask.model.image_encoder import ImageFeatures
 from anymask.model.segmenter import PromptBatch, Segmenter
@@ -104,9 +105,13 @@ def open_decoder(form: str, model: Segmenter, folder: Path, open_graph: Opener) 
     return Parts(model, folder, open_graph)
 
 
-@pytest.mark.parametrize("form", ["whole", "parts"])
-def test_decoder(form: str, model: Segmenter, tmp_path: Path, open_graph: Opener) -> None:
+@pytest.mark.parametrize("form", ["whole", "parts", "parts of a wide model"])
+def test_decoder(
+    form: str, model: Segmenter, tmp_path: Path, open_graph: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Batches of any size and length, frames of any shape."""
+    if form == "parts of a wide model":  # all layers know the image, see `know_image`
+        monkeypatch.setattr(known_image, "ROWS_THAT_PAY", 10)
     session = open_decoder(form, model, tmp_path, open_graph)
     for size_hw in [(150, 200), (200, 90), (100, 100)]:
         cells_hw = cells_of(model, size_hw)

@@ -58,6 +58,39 @@ def test_answers_equal_the_straightforward_form(
         assert_close(ious, expected_ious, TOLERANCE)
 
 
+@pytest.mark.parametrize("has_masks", [True, False])
+@torch.no_grad()
+def test_a_prepared_image_stays_as_it_is(model_and_size: tuple[Segmenter, tuple[int, int]], has_masks: bool) -> None:
+    """Prompts one by one, over and over, each as it is answered among others."""
+    model, size_hw = model_and_size
+    features, batch = encode_images(model, 1, size_hw), ragged_batch(size_hw)
+    if not has_masks:
+        batch = PromptBatch(batch.points_xy, batch.labels)
+    expected, expected_ious = decode_straightforward(model, features, batch)
+    features = model.prepare(features)
+    for index in (*range(len(batch)), 0, 0):
+        logits, ious = model.decode(features, batch[index : index + 1])
+        assert_close(logits, expected[index : index + 1], TOLERANCE)
+        assert_close(ious, expected_ious[index : index + 1], TOLERANCE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_tokens", [2, 40])
+def test_images_of_which_all_or_the_first_layer_is_known(num_tokens: int) -> None:
+    """Both are among the networks here; where tokens are many, nothing is."""
+    kinds = set()
+    for name, size_hw in MODELS_AND_SIZES:
+        model = random_model(name)
+        features = encode_images(model, 1, size_hw)
+        prepared = model.prepare(features)
+        assert isinstance(prepared, PreparedFeatures)
+        kinds.add(prepared.is_whole)
+        points_xy = torch.rand(3, num_tokens, 2) * min(size_hw)
+        prompts = PromptBatch(points_xy, torch.ones(3, num_tokens, dtype=torch.int64))
+        assert_close(model.decode(prepared, prompts)[0], decode_straightforward(model, features, prompts)[0], TOLERANCE)
+    assert kinds == {True, False}
+
+
 @pytest.mark.parametrize("iou_thresh", [None, 0.0])
 @pytest.mark.parametrize("images", ["one for all", "one each", "by index"])
 @torch.no_grad()

@@ -46,6 +46,19 @@ def is_plain_inference(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not is_traced
 
 
+def add_product(onto: Tensor, left: Tensor, right: Tensor, *, times: int = 1, is_spent: bool = False) -> Tensor:
+    """`times` `onto` (B or 1, L, P) and the product of left (B, L, K) and right (B, K, P).
+
+    A product that adds passes over its result once, which is what counts ("measured": a sum of two maps of `tiny` takes
+    as long as a product of that size). So does one that writes where it reads, where `onto` `is_spent`: it copies none.
+    """
+    if torch.jit.is_tracing():  # a graph has no such product: it would multiply `onto` by one before the sum
+        return (onto if times == 1 else times * onto) + left @ right
+    if is_spent and len(onto) == len(left) and is_plain_inference(onto):
+        return onto.baddbmm_(left, right, beta=times)
+    return torch.baddbmm(onto, left, right, beta=times)
+
+
 @cache
 def has_intel_processor() -> bool:
     """Whether this machine's processor says that it is Intel's; False where it does not tell."""

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from anymask.model.finer import by_line, line_weight
 from anymask.model.image_encoder import ImageFeatures
-from anymask.model.layers import MLP, LayerNorm2d, StackedMLPs, is_plain_inference
+from anymask.model.known_image import FactoredMap, KnownEnd, KnownImage
+from anymask.model.layers import MLP, LayerNorm2d, StackedMLPs, add_product, is_plain_inference
 from anymask.model.prompt_encoder import DensePrompt
-from anymask.model.transformer import KnownImage, Shown, TwoWayTransformer
+from anymask.model.transformer import TwoWayTransformer
 
 NUM_MASK_OUTPUTS = 4  # paper A: one for unambiguous prompts, three for whole, part and subpart
 # Numbers at stride 4 that are drawn at once on a CPU: what fits its cache, and what its memory allocator keeps
 # ("measured": ViT-B's 8 MB maps cost 19 ms of a click of 33 in page faults alone).
-NUMBERS_AT_ONCE = 1 << 18
+NUMBERS_AT_ONCE = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,21 @@ class PreparedFeatures(ImageFeatures):
 
     The skip maps by line, with all biases: `at_stride8` (I, 2, P, 2 C8) and `at_stride4` (I, 4, 2 P, 2 C4), or
     (1, ..., 1, K) where there are no skip maps. `weights` are the upscaling's. Of one image, where asked for: `known`,
-    what the transformer's first layer makes of it with what every prompt adds, and the mask outputs' `heads`.
+    what the transformer makes of it with what every prompt adds, `known_at_stride8`, what the upscaling makes of that,
+    and the mask outputs' `heads`.
     """
 
     at_stride8: Tensor = field(kw_only=True)
     at_stride4: Tensor = field(kw_only=True)
     weights: LineWeights = field(kw_only=True)
     known: KnownImage | None = field(kw_only=True, default=None)
+    known_at_stride8: KnownStride8 | None = field(kw_only=True, default=None)
     heads: StackedMLPs | None = field(kw_only=True, default=None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether prompts need no map of their own, see `known_image.py`."""
+        return self.known_at_stride8 is not None
 
 
 class LineWeights(NamedTuple):
@@ -47,6 +55,23 @@ class LineWeights(NamedTuple):
 
     to_stride8: tuple[Tensor, Tensor]
     to_stride4: tuple[Tensor, Tensor]
+
+
+class KnownStride8(NamedTuple):
+    """What the upscaling to stride 8 makes of a known image, by line: see `FactoredMap` and `PreparedFeatures`.
+
+    of_base (2, P, 2 C8), of_rows (2, C, 2 C8), and the rest, at_stride8 (1, 2, P or 1, 2 C8).
+    """
+
+    of_base: Tensor
+    of_rows: Tensor
+    at_stride8: Tensor
+
+    @staticmethod
+    def of(end: KnownEnd, to_stride8: tuple[Tensor, Tensor], at_stride8: Tensor) -> KnownStride8:
+        weights = torch.stack(to_stride8)
+        constant = (end.constant @ weights)[None, :, None]
+        return KnownStride8(end.base @ weights, end.row_weight[:, None] * weights, at_stride8 + constant)
 
 
 class MaskDecoder(nn.Module):
@@ -116,15 +141,15 @@ class MaskDecoder(nn.Module):
         known, stacked = None, None
         if isinstance(features, PreparedFeatures):
             known, stacked = features.known, features.heads
-        shown = None
-        if known is None:
-            image = _of_prompts(features.embedding, image_index) + dense_prompt.coarse(size_hw)
-            positions = image.flatten(2).transpose(1, 2)
+        positions: Tensor | FactoredMap
+        if known is not None and self.transformer.suits(tokens, known):
+            tokens, positions = self.transformer.answer(
+                known, flat_pe, dense_prompt.shown, tokens, token_mask, own.shape[0]
+            )
         else:
-            positions = known.image
-            if dense_prompt.shown is not None and dense_prompt.widen is not None:
-                shown = Shown(dense_prompt.shown, dense_prompt.widen)
-        tokens, positions = self.transformer(positions, flat_pe, tokens, token_mask, known, shown, own.shape[0])
+            image = _of_prompts(features.embedding, image_index) + dense_prompt.coarse(size_hw)
+            image = image.flatten(2).transpose(1, 2)
+            tokens, positions = self.transformer(image, flat_pe, tokens, token_mask, own.shape[0])
 
         ious = self.iou_prediction_head(tokens[:, 0])
         shown_ious = ious
@@ -164,19 +189,23 @@ class MaskDecoder(nn.Module):
         if self.has_skips:
             skip8, skip4 = features.skips
             at_stride8, at_stride4 = at_stride8 + by_line(skip8, 2), at_stride4 + by_line(skip4, 4)
-        known, heads = None, None
+        weights = self._line_weights()
+        known, known_at_stride8, heads = None, None, None
         can_know = isinstance(self.transformer, TwoWayTransformer) and features.embedding.shape[0] == 1
         if can_know and image_pe is not None:
-            image = (features.embedding + dense_prompt.base).flatten(2).transpose(1, 2).contiguous()
-            known = self.transformer.know(image, image_pe.flatten(1).T[None])
+            image = (features.embedding + dense_prompt.base)[0].flatten(1).T
+            known = self.transformer.know(image.contiguous(), image_pe.flatten(1).T, dense_prompt.widen)
+            if known.end is not None:
+                known_at_stride8 = KnownStride8.of(known.end, weights.to_stride8, at_stride8)
             heads = StackedMLPs.of(self.output_hypernetworks_mlps)
         return PreparedFeatures(
             features.embedding,
             features.skips,
             at_stride8=at_stride8,
             at_stride4=at_stride4,
-            weights=self._line_weights(),
+            weights=weights,
             known=known,
+            known_at_stride8=known_at_stride8,
             heads=heads,
         )
 
@@ -193,7 +222,7 @@ class MaskDecoder(nn.Module):
 
     def _masks(
         self,
-        positions: Tensor,
+        positions: Tensor | FactoredMap,
         size_hw: tuple[int, int],
         features: ImageFeatures,
         image_index: Tensor | None,
@@ -208,7 +237,12 @@ class MaskDecoder(nn.Module):
         by line. On a CPU and without gradients a prompt's rows are drawn a few at a time.
         """
         features = self.prepare(features, dense_prompt)
-        at_stride8, at_stride4 = (_of_prompts(part, image_index) for part in (features.at_stride8, features.at_stride4))
+        at_stride4 = _of_prompts(features.at_stride4, image_index)
+        if isinstance(positions, FactoredMap):
+            assert features.known_at_stride8 is not None
+            cells = _known_cells(positions, features.known_at_stride8)
+        else:
+            cells = _cells(positions, features.weights.to_stride8, _of_prompts(features.at_stride8, image_index))
         height, width = size_hw
         maps, of_maps = None, None
         if dense_prompt.maps is not None:
@@ -216,21 +250,16 @@ class MaskDecoder(nn.Module):
             maps = dense_prompt.maps.unflatten(2, (height, 4))
             of_maps = dense_prompt.projection.weight.flatten(1).T
         draw = partial(self._draw, width=width, weights=features.weights, of_maps=of_maps)
-        if not len(positions) or not is_plain_inference(positions):
-            return draw(positions, at_stride8, at_stride4, maps, heads)
+        if not len(heads) or not is_plain_inference(heads):
+            return draw(partial(cells, Part()), at_stride4, maps, heads)
         rows = max(1, NUMBERS_AT_ONCE // (4 * width * heads.shape[-1]))
         drawn = []
-        for prompt in range(len(positions)):
-            strips = [
-                draw(
-                    positions[prompt : prompt + 1, top * width : (top + rows) * width],
-                    _part(at_stride8, prompt, top * width, rows * width),
-                    _part(at_stride4, prompt, 2 * top * width, 2 * rows * width),
-                    None if maps is None else maps[prompt : prompt + 1, :, top : top + rows],
-                    heads[prompt : prompt + 1],
-                )
-                for top in range(0, height, rows)
-            ]
+        for prompt in (slice(index, index + 1) for index in range(len(heads))):
+            strips = []
+            for top in range(0, height, rows):
+                part = Part(prompt, slice(top * width, min(top + rows, height) * width))
+                shown = None if maps is None else maps[prompt, :, top : top + rows]
+                strips.append(draw(partial(cells, part), part(at_stride4, 2, beside=2), shown, heads[prompt]))
             drawn.append(torch.cat(strips, dim=2) if len(strips) > 1 else strips[0])
         return torch.cat(drawn) if len(drawn) > 1 else drawn[0]
 
@@ -257,8 +286,7 @@ class MaskDecoder(nn.Module):
 
     def _draw(
         self,
-        positions: Tensor,
-        at_stride8: Tensor,
+        cells_of: Callable[[int], Tensor],
         at_stride4: Tensor,
         maps: Tensor | None,
         heads: Tensor,
@@ -267,11 +295,11 @@ class MaskDecoder(nn.Module):
         weights: LineWeights,
         of_maps: Tensor | None,
     ) -> Tensor:
-        """Positions (B, S, C) of whole grid rows to logits (B, M, 4 * rows, 4 * width).
+        """The cells at stride 8 of whole grid rows to logits (B, M, 4 * rows, 4 * width).
 
-        Added on the way, for each prompt and cell or the same for all: `at_stride8` (B or 1, 2, S or 1, 2 C8),
-        `at_stride4` (B or 1, 4, 2 S or 1, 2 C4), and the prompt's maps (B, K, rows, 4, 4 * width) times `of_maps`
-        (K, C4).
+        `cells_of` one of the two lines of them: (B, S, 2 C8). Added on the way, for each prompt and cell or the same
+        for all: `at_stride4` (B or 1, 4, 2 S or 1, 2 C4), and the prompt's maps (B, K, rows, 4, 4 * width) times
+        `of_maps` (K, C4).
         """
         _, norm, act1, _, act2 = self._upscaling_parts()
         # Lines of four-times-finer cells, still a channel after the other: in rows of numbers, copied in rows.
@@ -279,8 +307,7 @@ class MaskDecoder(nn.Module):
         lines = []
         for line in range(4):
             if line % 2 == 0:
-                cells = (positions @ weights.to_stride8[line // 2]).add_(at_stride8[:, line // 2])
-                cells = cells.unflatten(2, (2, -1)).flatten(1, 2)
+                cells = cells_of(line // 2).unflatten(2, (2, -1)).flatten(1, 2)
                 cells = act1(norm.of_cells(cells))
             finer = (cells @ weights.to_stride4[line % 2]).add_(at_stride4[:, line])
             finer = finer.unflatten(2, (2, -1)).flatten(1, 2)
@@ -306,10 +333,49 @@ def _agreed(ious: Tensor, consensus: float) -> Tensor:
     return torch.cat([weights[:, None], torch.where(is_best, mixed, own[1:])], dim=1)
 
 
-def _part(values: Tensor, prompt: int, start: int, count: int) -> Tensor:
-    """`count` positions of one prompt's (1, L, count, K), of values that may be the same for all prompts or cells."""
-    values = values[prompt : prompt + 1] if values.shape[0] > 1 else values
-    return values[:, :, start : start + count] if values.shape[2] > 1 else values
+@dataclass(frozen=True)
+class Part:
+    """Some of the prompts and some of the positions, or all of both."""
+
+    prompts: slice | None = None
+    places: slice | None = None
+
+    def __call__(self, values: Tensor, axis: int, beside: int = 1) -> Tensor:
+        """The part of values, of prompts along axis 0 and `beside` for each position along `axis`, or one for all.
+
+        A graph shows no cut where there is none.
+        """
+        if self.prompts is not None and values.shape[0] > 1:
+            values = values[self.prompts]
+        if self.places is None or values.shape[axis] == 1:
+            return values
+        start, stop = self.places.start * beside, self.places.stop * beside
+        return values[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _cells(positions: Tensor, to_stride8: tuple[Tensor, Tensor], at_stride8: Tensor) -> Callable[[Part, int], Tensor]:
+    """What gives the cells at stride 8 (B, S, 2 C8) of a part of the positions, on one of two lines."""
+
+    def cells_of(part: Part, line: int) -> Tensor:
+        return (part(positions, 1) @ to_stride8[line]).add_(part(at_stride8, 2)[:, line])
+
+    return cells_of
+
+
+def _known_cells(positions: FactoredMap, known: KnownStride8) -> Callable[[Part, int], Tensor]:
+    """`_cells` of a known image's positions."""
+    rows = [right[:, None] @ known.of_rows for right in positions.right]
+    assert positions.scale is not None
+    scale = positions.scale.transpose(1, 2)
+
+    def cells_of(part: Part, line: int) -> Tensor:
+        cells = part(known.at_stride8, 2)[:, line]
+        for block, (left, right) in enumerate(zip(positions.left, rows, strict=True)):
+            own = right[:, line] if part.prompts is None else right[part.prompts, line]
+            cells = add_product(cells, part(left, 2).transpose(1, 2), own, is_spent=block > 0)
+        return cells.addcmul_(part(known.of_base[line][None], 1), part(scale, 1))
+
+    return cells_of
 
 
 def _of_prompts(maps: Tensor, image_index: Tensor | None) -> Tensor:

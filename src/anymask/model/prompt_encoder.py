@@ -139,21 +139,22 @@ class DensePrompt:
     """What is added to the image.
 
     To the embedding: `base` (B or 1, C, h or 1, w or 1), which all prompts of a `PromptEncoder` share, and what each
-    prompt shows of its own, `shown` (B, P, K) times `widen` (K, C), where K is far smaller than C. Where prompts are
-    drawn, `maps` (B, K, 4h, 4w) become `fine` (B, C4, 4h, 4w) by `projection` and go into the upscaling.
+    prompt shows of its own, `shown` (B, K, P) times the first K rows of `widen` (K or more, C), which is the same for
+    all prompts and where K is far smaller than C. Where prompts are drawn, `maps` (B, K, 4h, 4w) become `fine` (B, C4,
+    4h, 4w) by `projection` and go into the upscaling.
     """
 
     base: Tensor
+    widen: Tensor
     shown: Tensor | None = None
-    widen: Tensor | None = None
     maps: Tensor | None = None
     projection: nn.Conv2d | None = None
 
     def coarse(self, size_hw: tuple[int, int]) -> Tensor:
         """All that is added to an embedding of this size: (B or 1, C, h or 1, w or 1)."""
-        if self.shown is None or self.widen is None:
+        if self.shown is None:
             return self.base
-        return self.base + (self.shown @ self.widen).transpose(1, 2).unflatten(2, size_hw)
+        return self.base + (self.widen[: self.shown.shape[1]].T @ self.shown).unflatten(2, size_hw)
 
     @property
     def fine(self) -> Tensor | None:
@@ -243,26 +244,25 @@ class PromptEncoder(nn.Module):
             maps = torch.cat([mask_logits, prompt_maps], dim=1)
         assert maps is not None
         shown = self._downscale(maps)
-        widen: Any = self.mask_downscaling[-1]
-        weight = widen.weight.flatten(1).T
         if masked is not None:
-            # The base stands for "no mask", which a mask takes away; in the paper's form nothing else is shown then.
-            no_mask = self.no_mask_embed.weight
-            weight = torch.cat([weight, -no_mask if self.has_prompt_maps else widen.bias - no_mask])
             masked = masked[:, 0]
             if not self.has_prompt_maps:
                 shown = shown * masked
             shown = torch.cat([shown, masked.expand(-1, -1, shown.shape[2])], dim=1)
-        shown = shown.transpose(1, 2)
-        return replace(base, shown=shown, widen=weight, maps=None if prompt_maps is None else maps)
+        return replace(base, shown=shown, maps=None if prompt_maps is None else maps)
 
     def base_prompt(self) -> DensePrompt:
         """What every prompt adds to the image before it shows anything of its own."""
-        base = self.no_mask_embed.weight[..., None, None]
-        if not self.has_prompt_maps:
-            return DensePrompt(base)
+        no_mask = self.no_mask_embed.weight
         widen: Any = self.mask_downscaling[-1]
-        return DensePrompt(base + widen.bias[:, None, None], projection=self.fine_projection)
+        # The base stands for "no mask", which a mask takes away by the last row; in the paper's form nothing else is
+        # shown without a mask.
+        taken = -no_mask if self.has_prompt_maps else widen.bias - no_mask
+        rows = torch.cat([widen.weight.flatten(1).T, taken])
+        base = no_mask[..., None, None]
+        if not self.has_prompt_maps:
+            return DensePrompt(base, rows)
+        return DensePrompt(base + widen.bias[:, None, None], rows, projection=self.fine_projection)
 
     def _downscale(self, maps: Tensor) -> Tensor:
         """Maps (B, J, 4h, 4w) to (B, K, P), as `mask_downscaling` does it up to its last layer, which widens."""

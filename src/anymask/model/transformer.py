@@ -6,13 +6,14 @@ Legend: B prompts, N tokens, P image positions, C channels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anymask.model.layers import is_plain_inference
+from anymask.model.known_image import FactoredMap, KnownImage, KnownLayer, Projection, know_image
+from anymask.model.layers import add_product
 
 # Float32 keeps seven digits, so that smaller weights add nothing to a sum ("assumed": far below what counts).
 SMALLEST_SHARE = 1e-30
@@ -99,56 +100,35 @@ class Attention(nn.Module):
         return self._share_out(scores.unflatten(1, (self.num_heads, -1)), v, onto, is_spent)
 
     def _share_out(self, scores: Tensor, v: Tensor, onto: Tensor | None, is_spent: bool) -> Tensor:
-        """What many positions see of few values (B, N, C), given the scores (B, H, N, P): (B, P, C).
-
-        A product that adds to `onto` passes over the positions once, which is what counts ("measured": a sum of two
-        maps of `tiny` takes as long as a product of that size). So does one that writes where it reads: it copies none.
-        """
+        """What many positions see of few values (B, N, C), given the scores (B, H, N, P): (B, P, C)."""
         weights = _softmax(scores, dim=2).flatten(1, 2)
         # Each head's weights sum to one, so that a share of the bias in every value adds up to the bias.
         value = self._by_head(self.v_proj(v)) @ self.out_proj.weight.T + self.out_proj.bias / self.num_heads
         if onto is None:
             return weights.transpose(1, 2) @ value
-        if is_spent and len(onto) == len(weights) and is_plain_inference(onto):
-            return onto.baddbmm_(weights.transpose(1, 2), value)
-        return _added(onto, weights.transpose(1, 2), value)
+        return add_product(onto, weights.transpose(1, 2), value, is_spent=is_spent)
 
-    def look_at_known(self, q: Tensor, known: KnownImage, shown: Shown | None = None) -> Tensor:
-        """`forward` of tokens q (B, N, C) over a known image's keys and values, and what prompts show beside it."""
-        query = self._heads(self.q_proj(q) * self._scale)
-        scores = _times_known(query, known.keys)
-        if shown is not None:
-            scores = scores + shown.scores(query, self._seen_by(shown, self.k_proj))
-        weights = _softmax(scores, dim=-1)
-        attended = _times_known(weights, known.values)
-        if shown is not None:
-            attended = attended + shown.sums(weights, self._seen_by(shown, self.v_proj))
+    def look_at(self, q: Tensor, image: FactoredMap, keys: Projection, values: Projection) -> Tensor:
+        """`forward` of tokens q (B, N, C) over an image that is never written out."""
+        scores = image.products(self._heads(self.q_proj(q) * self._scale), keys)
+        attended = image.sums(_softmax(scores, dim=-1), values)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
-    def look_from_known(
-        self, known: KnownImage, k: Tensor, v: Tensor, key_mask: Tensor | None, shown: Shown | None = None
-    ) -> Tensor:
-        """`forward` of a known image's queries, and of what prompts show beside it, over tokens k and v (B, N, C).
+    def look_from(
+        self, image: FactoredMap, queries: Projection, k: Tensor, v: Tensor, key_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` of such an image would see of tokens k and v (B, N, C), not yet put together.
 
-        What is seen is added to the image and to what is shown.
+        Shares (B, J, P) of each head and token, and each head's values (B, H, N, D + 1), with a one at their end.
         """
-        key = self._heads(self.k_proj(k) * self._scale)
-        scores = _times_known(key, known.queries)
-        if shown is not None:
-            scores = scores + shown.scores(key, self._seen_by(shown, self.q_proj))
+        scores = image.products(self._heads(self.k_proj(k) * self._scale), queries).unflatten(1, (self.num_heads, -1))
         if key_mask is not None:
             scores = scores.masked_fill(~key_mask[:, None, :, None], -torch.inf)
-        if shown is None:
-            return self._share_out(scores, v, known.image, is_spent=False)
-        return self._share_out(scores, v, shown.added_to(known.image), is_spent=True)
+        return _softmax(scores, dim=2).flatten(1, 2), F.pad(self._heads(self.v_proj(v)), (0, 1), value=1.0)
 
     def _heads(self, projected: Tensor) -> Tensor:
         """(B, N, H * D) to (B, H, N, D)."""
         return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-    def _seen_by(self, shown: Shown, projection: nn.Linear) -> Tensor:
-        """What each head makes of the K things that prompts show: (H, K, D)."""
-        return (shown.widen @ projection.weight.T).unflatten(1, (self.num_heads, -1)).transpose(0, 1)
 
     @property
     def _scale(self) -> float:
@@ -157,64 +137,6 @@ class Attention(nn.Module):
     def _by_head(self, projected: Tensor) -> Tensor:
         """(B, N, inner) once for each head, zero where other heads' channels are: (B, H * N, inner)."""
         return (projected[:, None] * self.head_channels).flatten(1, 2)
-
-
-@dataclass(frozen=True)
-class KnownImage:
-    """An image that many prompts are asked about, and what the first layer makes of it alone.
-
-    image (1, P, C); keys (H, D, P) and values (H, P, D) for the tokens that look at it; queries (H, D, P) with which
-    its positions look at tokens. D is a head's width.
-    """
-
-    image: Tensor
-    keys: Tensor
-    values: Tensor
-    queries: Tensor
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What each prompt adds to a known image: `cells` (B, P, K) times `widen` (K, C), where K is far below C.
-
-    Attention is linear in what it looks at, so a head sees K numbers at a position and not C.
-    """
-
-    cells: Tensor
-    widen: Tensor
-
-    def added_to(self, image: Tensor) -> Tensor:
-        """To an image (1, P, C): (B, P, C)."""
-        return _added(image, self.cells, self.widen.expand(self.cells.shape[0], -1, -1))
-
-    def scores(self, query: Tensor, seen: Tensor) -> Tensor:
-        """Of query (B, H, N, D) with what is shown, which heads see as `seen` (H, K, D): (B, H, N, P)."""
-        narrow = query @ seen.transpose(1, 2)
-        return (narrow.flatten(1, 2) @ self.cells.transpose(1, 2)).unflatten(1, (seen.shape[0], -1))
-
-    def sums(self, weights: Tensor, seen: Tensor) -> Tensor:
-        """Of what is shown, with weights (B, H, N, P): (B, H, N, D)."""
-        return (weights.flatten(1, 2) @ self.cells).unflatten(1, (seen.shape[0], -1)) @ seen
-
-
-def _added(onto: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """`onto` (B or 1, P, C) and the product of left (B, P, K) and right (B, K, C), in one pass over the positions."""
-    if torch.jit.is_tracing():  # a graph has no such product: it would multiply `onto` by one before the sum
-        return onto + left @ right
-    return torch.baddbmm(onto, left, right)
-
-
-def _times_known(left: Tensor, right: Tensor) -> Tensor:
-    """(B, H, N, J) times (H, J, L), without a copy of it for every prompt: (B, H, N, L)."""
-    batch, heads, count, _ = left.shape
-    if batch == 1 or torch.jit.is_tracing():  # a graph's own product copies nothing
-        return left @ right
-    return (left.transpose(0, 1).flatten(1, 2) @ right).view(heads, batch, count, -1).transpose(0, 1)
-
-
-def _heads_first(projected: Tensor, num_heads: int) -> Tensor:
-    """(1, P, H * D) to (H, P, D)."""
-    return projected[0].unflatten(-1, (num_heads, -1)).transpose(0, 1)
 
 
 def _softmax(scores: Tensor, dim: int) -> Tensor:
@@ -262,54 +184,39 @@ class TwoWayLayer(nn.Module):
         self.norm4 = nn.LayerNorm(dim)
         self.cross_attn_image_to_token = Attention(dim, num_heads, downsample_rate, dropout)
 
-    def know(self, image: Tensor, image_pe: Tensor) -> KnownImage:
-        """What this layer makes of one image and its encoding (1, P, C) whatever the prompts are."""
-        looking, looked = self.cross_attn_image_to_token, self.cross_attn_token_to_image
-        image_keys = image + image_pe
-        keys = _heads_first(looked.k_proj(image_keys), looked.num_heads).transpose(1, 2).contiguous()
-        values = _heads_first(looked.v_proj(image), looked.num_heads).contiguous()
-        queries = _heads_first(looking.q_proj(image_keys), looking.num_heads).transpose(1, 2).contiguous()
-        return KnownImage(image, keys, values, queries)
-
     def forward(
-        self,
-        tokens: Tensor,
-        image: Tensor,
-        token_pe: Tensor,
-        image_pe: Tensor,
-        token_mask: Tensor | None,
-        known: KnownImage | None = None,
-        shown: Shown | None = None,
+        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, token_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens and image after this layer.
+        """Tokens and image after this layer."""
+        tokens = self._look_at_each_other(tokens, token_pe, token_mask)
+        image_keys = image + image_pe
+        tokens = self._think(tokens, self.cross_attn_token_to_image(tokens + token_pe, image_keys, image))
+        # The first layer's image is the caller's, a later one's the layer's before, which nobody reads again.
+        image = self.cross_attn_image_to_token(
+            image_keys, tokens + token_pe, tokens, token_mask, onto=image, is_spent=not self.is_first
+        )
+        return tokens, self.norm4(image)
 
-        `known`: what `know` made of this very image, once for all prompts; `shown`: what they add to it, which is
-        then not in `image` yet.
-        """
+    def answer(
+        self, tokens: Tensor, image: FactoredMap, token_pe: Tensor, known: KnownLayer, token_mask: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """`forward` over an image of which `known` is known: the tokens, and what `look_from` has of the image."""
+        tokens = self._look_at_each_other(tokens, token_pe, token_mask)
+        seen = self.cross_attn_token_to_image.look_at(tokens + token_pe, image, known.keys, known.values)
+        tokens = self._think(tokens, seen)
+        attention = self.cross_attn_image_to_token
+        return tokens, attention.look_from(image, known.queries, tokens + token_pe, tokens, token_mask)
+
+    def _look_at_each_other(self, tokens: Tensor, token_pe: Tensor, token_mask: Tensor | None) -> Tensor:
         if self.is_first:
             # In the first layer the tokens ARE their encodings: adding them again, or a residual, would double them.
-            tokens = self.self_attn(tokens, tokens, tokens, token_mask)
-        else:
-            query = tokens + token_pe
-            tokens = tokens + self.self_attn(query, query, tokens, token_mask)
-        tokens = self.norm1(tokens)
+            return self.norm1(self.self_attn(tokens, tokens, tokens, token_mask))
+        query = tokens + token_pe
+        return self.norm1(tokens + self.self_attn(query, query, tokens, token_mask))
 
-        if known is None:
-            image_keys = image + image_pe
-            seen = self.cross_attn_token_to_image(tokens + token_pe, image_keys, image)
-        else:
-            seen = self.cross_attn_token_to_image.look_at_known(tokens + token_pe, known, shown)
+    def _think(self, tokens: Tensor, seen: Tensor) -> Tensor:
         tokens = self.norm2(tokens + seen)
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        keys = tokens + token_pe
-        if known is None:
-            # The first layer's image is the caller's, a later one's the layer's before, which nobody reads again.
-            image = self.cross_attn_image_to_token(
-                image_keys, keys, tokens, token_mask, onto=image, is_spent=not self.is_first
-            )
-        else:
-            image = self.cross_attn_image_to_token.look_from_known(known, keys, tokens, token_mask, shown)
-        return tokens, self.norm4(image)
+        return self.norm3(tokens + self.mlp(tokens))
 
 
 class TwoWayTransformer(nn.Module):
@@ -343,29 +250,72 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = Attention(embedding_dim, num_heads, attention_downsample_rate, dropout)
         self.norm_final_attn = nn.LayerNorm(embedding_dim)
 
-    def know(self, image: Tensor, image_pe: Tensor) -> KnownImage:
-        """What `forward` answers more quickly from, for many prompts of this image (1, P, C)."""
-        return self.layers[0].know(image, image_pe)  # type: ignore[operator]
-
     def forward(
         self,
         image: Tensor,
         image_pe: Tensor,
         tokens: Tensor,
         token_mask: Tensor | None = None,
-        known: KnownImage | None = None,
-        shown: Shown | None = None,
         wanted: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """image (B or 1, P, C), image_pe (1 or B, P, C), tokens (B, N, C) -> tokens (B, N, C), image (B, P, C).
 
-        `known`: what `know` made of the image, if that is at hand, and `shown` what prompts add to it. `wanted`: so
-        many of the tokens, from the first on, are given back.
+        `wanted`: so many of the tokens, from the first on, are given back.
         """
-        token_pe = tokens
-        for index, layer in enumerate(self.layers):
-            first = (known, shown) if index == 0 else ()
-            tokens, image = layer(tokens, image, token_pe, image_pe, token_mask, *first)
+        return self._from(0, image, image_pe, tokens, tokens, token_mask, wanted)
+
+    def _from(
+        self,
+        first: int,
+        image: Tensor,
+        image_pe: Tensor,
+        tokens: Tensor,
+        token_pe: Tensor,
+        token_mask: Tensor | None,
+        wanted: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` from some layer on."""
+        for layer in self.layers[first:]:
+            tokens, image = layer(tokens, image, token_pe, image_pe, token_mask)
         tokens, token_pe = tokens[:, :wanted], token_pe[:, :wanted]
         attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        return self.norm_final_attn(tokens + attended), image
+
+    def know(self, image: Tensor, image_pe: Tensor, shown: Tensor) -> KnownImage:
+        """What `answer` answers from, for many prompts of one image and its encodings, (P, C) each.
+
+        shown (K, C): the rows that prompts may add to the image.
+        """
+        return know_image(list(self.layers), self.final_attn_token_to_image, image, image_pe, shown)
+
+    def suits(self, tokens: Tensor, known: KnownImage) -> bool:
+        """Whether `answer` is less work than `forward`, for few tokens (B, N, C), and exact; a graph takes any."""
+        if known.end is not None and torch.is_autocast_enabled(tokens.device.type):
+            return False
+        attention = self.final_attn_token_to_image
+        return torch.jit.is_tracing() or attention.num_heads * tokens.shape[1] <= attention.q_proj.out_features
+
+    def answer(
+        self,
+        known: KnownImage,
+        image_pe: Tensor,
+        cells: Tensor | None,
+        tokens: Tensor,
+        token_mask: Tensor | None = None,
+        wanted: int | None = None,
+    ) -> tuple[Tensor, Tensor | FactoredMap]:
+        """`forward` over a known image, to which prompts add `cells` (B, K, P) times the first K rows it may show."""
+        token_pe = tokens
+        shown = [] if cells is None else [(cells, known.shown_rows[: cells.shape[1]].expand(cells.shape[0], -1, -1))]
+        image = FactoredMap(None, tuple(left for left, _ in shown), tuple(right for _, right in shown))
+        for index, known_layer in enumerate(known.layers):
+            layer: Any = self.layers[index]
+            tokens, seen = layer.answer(tokens, image, token_pe, known_layer, token_mask)
+            if known.end is None:
+                written = layer.norm4(image.written(known_layer, *seen))
+                return self._from(index + 1, written, image_pe, tokens, token_pe, token_mask, wanted)
+            image = image.after(known_layer, *seen)
+        assert known.end is not None
+        tokens, token_pe = tokens[:, :wanted], token_pe[:, :wanted]
+        attended = self.final_attn_token_to_image.look_at(tokens + token_pe, image, known.end.keys, known.end.values)
         return self.norm_final_attn(tokens + attended), image

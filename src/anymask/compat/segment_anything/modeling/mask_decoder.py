@@ -83,5 +83,8 @@ class MaskDecoder(ours.MaskDecoder):
         image_embeddings (I, C, h, w), one image for all prompts or one each; image_pe (1, C, h, w); sparse (B, N, C);
         dense (B, C, h, w). token_mask (B, N) is our own: False at tokens that nothing may attend to.
         """
-        features, dense = ImageFeatures(image_embeddings), DensePrompt(dense_prompt_embeddings)
+        features, dense = (
+            ImageFeatures(image_embeddings),
+            DensePrompt(dense_prompt_embeddings, dense_prompt_embeddings.new_zeros(0, self.transformer_dim)),
+        )
         return super().forward(features, image_pe[0], sparse_prompt_embeddings, dense, token_mask)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from anymask.compat.segment_anything.modeling.common import MLPBlock
 from anymask.model import transformer as ours
-from anymask.model.transformer import Attention, KnownImage, Shown
+from anymask.model.transformer import Attention
 
 __all__ = ["Attention", "TwoWayTransformer"]
 
@@ -38,8 +38,6 @@ class TwoWayTransformer(ours.TwoWayTransformer):
         image_pe: Tensor,
         point_embedding: Tensor,
         token_mask: Tensor | None = None,
-        known: KnownImage | None = None,
-        shown: Shown | None = None,
         wanted: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """image_embedding and image_pe (B, C, h, w) or (B, h * w, C), point_embedding (B, N, C) -> tokens, image.
@@ -48,7 +46,7 @@ class TwoWayTransformer(ours.TwoWayTransformer):
         positions what our own decoder does.
         """
         image, image_pe = _positions(image_embedding), _positions(image_pe)
-        return super().forward(image, image_pe, point_embedding, token_mask, known, shown, wanted)
+        return super().forward(image, image_pe, point_embedding, token_mask, wanted)
 
 
 def _positions(maps: Tensor) -> Tensor:
