@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from anymask.model.known_image import FactoredMap, KnownImage, KnownLayer, Projection, know_image
 from anymask.model.layers import add_product
 
-# Float32 keeps seven digits, so that smaller weights add nothing to a sum ("assumed": far below what counts).
-SMALLEST_SHARE = 1e-30
+# Float32 keeps seven digits, so that smaller weights add nothing to a sum ("assumed": far below what counts), and even
+# a product of two of these is no denormal number.
+SMALLEST_SHARE = 1e-16
 
 
 class Attention(nn.Module):
