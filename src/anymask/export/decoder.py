@@ -14,27 +14,33 @@ Legend: B prompts, N points, C channels, M mask outputs, h w embedding cells.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.export.graphs import (
     Port,
+    example_cells,
     example_features,
     example_prompts,
     feature_ports,
     finish_graph,
     graph_facts,
     trace_graph,
-    write_graph,
 )
+from anymask.export.reshapes import settle_reshapes
 from anymask.export.split import split_graph
 from anymask.model.image_encoder import ImageFeatures
 from anymask.model.prompt_encoder import PromptEncoder, draw_prompt_maps, normalise_positions
 from anymask.model.segmenter import Segmenter
 from anymask.prompts import PointLabel
 from anymask.runtime.onnx import PREPARATION_FILE, PROMPTS_FILE
+
+if TYPE_CHECKING:
+    import onnx
 
 PROMPT_PORTS = (
     Port("points_xy", {0: "prompts", 1: "points"}),
@@ -106,8 +112,9 @@ def export_decoder(model: Segmenter, path: str | Path, half_weights: bool = Fals
 
     Raises `AnymaskError` when the file cannot be written.
     """
-    facts = graph_facts(model, "decoder")
-    return write_graph(DecoderGraph(model), _examples(model), _inputs(model), OUTPUT_PORTS, path, facts, half_weights)
+    path = Path(path)
+    finish_graph(_trace(DecoderGraph(model), model, path), path, graph_facts(model, "decoder"), half_weights)
+    return path
 
 
 def export_decoder_parts(model: Segmenter, folder: str | Path, half_weights: bool = False) -> tuple[Path, Path]:
@@ -117,16 +124,33 @@ def export_decoder_parts(model: Segmenter, folder: str | Path, half_weights: boo
     Raises `AnymaskError` when a file cannot be written.
     """
     paths = (Path(folder) / PREPARATION_FILE, Path(folder) / PROMPTS_FILE)
-    graph = trace_graph(DecoderGraph(model, knows_image=True), _examples(model), _inputs(model), OUTPUT_PORTS, paths[0])
+    graph = _trace(DecoderGraph(model, knows_image=True), model, paths[0])
     parts = split_graph(graph, [port.name for port in feature_ports(model, None)])
     for path, part in zip(paths, parts, strict=True):
         finish_graph(part, path, graph_facts(model, path.stem), half_weights)
     return paths
 
 
-def _inputs(model: Segmenter) -> list[Port]:
-    return [*feature_ports(model, None), *PROMPT_PORTS]
+def _trace(decoder: DecoderGraph, model: Segmenter, path: Path) -> onnx.ModelProto:
+    inputs = [*feature_ports(model, None), *PROMPT_PORTS]
+    examples = [*example_features(model), *example_prompts(model)]
+    graph = trace_graph(decoder, examples, inputs, OUTPUT_PORTS, path)
+    settle_reshapes(graph, [dict(zip((port.name for port in inputs), one, strict=True)) for one in _sized(model)])
+    return graph
 
 
-def _examples(model: Segmenter) -> list[Tensor]:
-    return [*example_features(model), *example_prompts(model)]
+def _sized(model: Segmenter) -> list[list[np.ndarray]]:
+    """Inputs of several sizes: prompts, points of each and, where a model need not be square, cells."""
+    random = np.random.default_rng(0)
+    sized = []
+    for batch, points, *cells_hw in ((2, 3, 5, 7), (3, 2, 7, 4), (5, 4, 3, 11), (1, 7, 4, 9)):
+        height, width = example_cells(model) if model.input_spec.pad_multiple is None else cells_hw
+        features = [
+            random.standard_normal((1, channels, height << level, width << level), np.float32)
+            for level, channels in enumerate((model.image_encoder.embed_dim, *model.image_encoder.skip_channels))
+        ]
+        points_xy = random.random((batch, points, 2), np.float32) * np.float32(model.image_encoder.stride)
+        masks = random.standard_normal((batch, 1, 4 * height, 4 * width), np.float32)
+        labels = np.ones((batch, points), np.int32)
+        sized.append([*features, points_xy, labels, masks, np.ones(batch, np.float32)])
+    return sized
