@@ -43,22 +43,11 @@ def runs_above(logits_hw: np.ndarray, frame: Frame, level: float = 0.0) -> Runs:
     is_mixed[1:] |= is_turn
     is_mixed[:-1] |= is_turn
 
-    edge = np.zeros((1, is_above.shape[1]), dtype=bool)
-    over, under = np.concatenate([edge, is_above[:-1]]), np.concatenate([is_above[1:], edge])
     columns = np.arange(width)
     starts = [columns[np.repeat(is_above[0] & ~is_mixed[0], grid.across.count)] * height]
     ends = [columns[np.repeat(is_above[-1] & ~is_mixed[-1], grid.across.count)] * height + height]
     for rows, cols, values in grid.drawn(is_mixed):
-        is_in = values > level
-        last = is_in[:, grid.down.count[rows] - 1, np.arange(len(rows))]
-        is_column = ~grid.across.is_past.take(cols, axis=1)
-        # What lies before the first and after the last pixel of each cell's columns, (m, K).
-        before, after = over[rows, cols] & is_column, under[rows, cols] & is_column
-        is_linked = (cols[1:] == cols[:-1]) & (rows[1:] == rows[:-1] + 1)
-        before[:, 1:][:, is_linked] = last[:, :-1][:, is_linked]
-        after[:, :-1][:, is_linked] = last[:, :-1][:, is_linked]
-        is_in |= grid.down.is_past.take(rows, axis=1) & after[:, None]
-        states = np.concatenate([before[:, None], is_in, after[:, None]], axis=1)
+        states = _states(grid, rows, cols, values > level, is_above)
         turns = np.flatnonzero(states[:, 1:] != states[:, :-1])
         line = turns // len(rows)
         cell = turns - line * len(rows)
@@ -69,6 +58,24 @@ def runs_above(logits_hw: np.ndarray, frame: Frame, level: float = 0.0) -> Runs:
         starts.append(pixels[is_start])
         ends.append(pixels[~is_start])
     return Runs(np.sort(np.concatenate(starts)), np.sort(np.concatenate(ends)), frame.original_hw)
+
+
+def _states(grid: _Grid, rows: np.ndarray, cols: np.ndarray, is_in: np.ndarray, is_above: np.ndarray) -> np.ndarray:
+    """Which pixels of K cells (m, n, K) are in the mask, with what lies before and after them: (m, n + 2, K).
+
+    `is_in` is drawn; `is_above` (R, C) says which cells are in with all their pixels. Above and below the image is
+    nothing. What comes after a cell with fewer than n pixels stands from its end on.
+    """
+    edge = np.zeros((1, is_above.shape[1]), dtype=bool)
+    over, under = np.concatenate([edge, is_above[:-1]]), np.concatenate([is_above[1:], edge])
+    is_column = ~grid.across.is_past.take(cols, axis=1)
+    before, after = over[rows, cols] & is_column, under[rows, cols] & is_column
+    last = is_in[:, grid.down.count[rows] - 1, np.arange(len(rows))]
+    is_linked = (cols[1:] == cols[:-1]) & (rows[1:] == rows[:-1] + 1)
+    before[:, 1:][:, is_linked] = last[:, :-1][:, is_linked]
+    after[:, :-1][:, is_linked] = last[:, :-1][:, is_linked]  # the turn is found by the cell below
+    is_in |= grid.down.is_past.take(rows, axis=1) & after[:, None]
+    return np.concatenate([before[:, None], is_in, after[:, None]], axis=1)
 
 
 @dataclass(frozen=True)
