@@ -25,7 +25,7 @@ from pairs import Pair, Task
 IMAGE_HW = (1200, 1800)
 POINTS_PER_SIDE = 32
 OUTPUTS = 3 * POINTS_PER_SIDE**2
-SETTINGS = {"pred_iou_thresh": 0.38, "stability_score_thresh": 0.4, "box_nms_thresh": 0.9}
+SETTINGS = {"pred_iou_thresh": 0.45, "stability_score_thresh": 0.4, "box_nms_thresh": 0.9}
 # The photograph that is taken where the folder of real data is there; else one is made up.
 FOLDER_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 USUAL_PHOTO = "photos/unlabelled/kodak_08.jpg"
