@@ -46,12 +46,25 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class KnownNorm:
+    """The norm of the image that ends a layer: its eps, and products of what is centred with the base.
+
+    squares (1, 1, P), of_rows (K, P) and, for each layer so far, crossed (H, D + 1, P).
+    """
+
+    eps: float
+    squares: Tensor
+    of_rows: Tensor
+    crossed: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class KnownLayer:
-    """One layer of two-way attention, and what the norm of the image that ends it meets.
+    """One layer of two-way attention, and what the norm after it meets.
 
     keys, values: for the tokens that look at the image; queries: with which its positions look at tokens. base (P, C),
     rows (K, C), what prompts may show, and for each layer so far `outward` (H, D + 1, C), from a head's values and a
-    one to a row: all centred. Their products with the base: squares (1, 1, P), of_rows (K, P), crossed (H, D + 1, P).
+    one to a row: all centred. norm: None where maps are written out.
     """
 
     keys: Projection
@@ -60,10 +73,7 @@ class KnownLayer:
     base: Tensor
     rows: Tensor
     outward: tuple[Tensor, ...]
-    squares: Tensor
-    of_rows: Tensor
-    crossed: tuple[Tensor, ...]
-    eps: float
+    norm: KnownNorm | None
 
 
 @dataclass(frozen=True)
@@ -128,16 +138,18 @@ class FactoredMap:
 
     def after(self, layer: KnownLayer, shares: Tensor, values: Tensor) -> FactoredMap:
         """With what positions see added, `shares` (B, J, P) of `values` (B, H, N, D + 1), and normed."""
+        norm = layer.norm
+        assert norm is not None
         seen = (*self.values, values)
         left = (*self.left, shares)
         right = [times_known(one, outward).flatten(1, 2) for one, outward in zip(seen, layer.outward, strict=True)]
-        of_base = [times_known(one, crossed) for one, crossed in zip(seen, layer.crossed, strict=True)]
+        of_base = [times_known(one, crossed) for one, crossed in zip(seen, norm.crossed, strict=True)]
         if len(left) > len(seen):  # prompts show something
             num_shown = left[0].shape[1]
             right = [layer.rows[:num_shown].expand(left[0].shape[0], -1, -1), *right]
-            of_base = [layer.of_rows[:num_shown].expand(left[0].shape[0], 1, -1, -1), *of_base]
+            of_base = [norm.of_rows[:num_shown].expand(left[0].shape[0], 1, -1, -1), *of_base]
         # |scale * base + sum of left * right|^2 at each position, the products of two different blocks taken twice.
-        squares = layer.squares if self.scale is None else layer.squares * self.scale.square()
+        squares = norm.squares if self.scale is None else norm.squares * self.scale.square()
         for block, (products, own) in enumerate(zip(of_base, left, strict=True)):
             if self.scale is not None:
                 products = _scaled(products, self.scale[:, None], None)
@@ -147,7 +159,7 @@ class FactoredMap:
                 mixed = 2 * right[block] @ right[other].transpose(1, 2)
                 doubled = add_product(doubled, mixed, left[other], is_spent=True)
             squares = squares + _multiplied(doubled, own).sum(dim=1, keepdim=True)
-        scale = torch.rsqrt(squares / right[0].shape[2] + layer.eps)
+        scale = torch.rsqrt(squares / right[0].shape[2] + norm.eps)
         # What prompts show is the caller's until it has been scaled once.
         earlier = [part * scale if self.scale is None else _multiplied(part, scale) for part in self.left]
         left = (*earlier, _multiplied(shares, scale))
@@ -198,9 +210,11 @@ def know_image(layers: Sequence[Any], last: Any, image: Tensor, image_pe: Tensor
         own = torch.cat([heads, even.expand(len(heads), 1, -1)], dim=1)
         outward = [_centred(part) for part in (*(earlier * weight for earlier in outward), own)]
         base, rows = _centred(base), _centred(rows * weight)
-        squares, of_rows = base.square().sum(dim=1)[None, None], rows @ base.T
-        crossed = tuple(one @ base.T for one in outward)
-        known.append(KnownLayer(keys, values, queries, base, rows, tuple(outward), squares, of_rows, crossed, norm.eps))
+        known_norm = None
+        if is_whole:
+            crossed = tuple(one @ base.T for one in outward)
+            known_norm = KnownNorm(norm.eps, base.square().sum(dim=1)[None, None], rows @ base.T, crossed)
+        known.append(KnownLayer(keys, values, queries, base, rows, tuple(outward), known_norm))
         weight, constant = norm.weight, norm.bias
         base = base * weight
     end = None
