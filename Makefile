@@ -24,7 +24,7 @@ help:
 	@echo "make docs                            draw the pictures of the documentation anew"
 	@echo "make page                            build the annotator's page (needs Node 20)"
 	@echo "make train-tiny [DATA=folder]        start or continue the shipped model's long run; MORE=masks TEACHER=embeddings"
-	@echo "make export-tiny                     package its best weights, if they are better"
+	@echo "make export-tiny [DATA=folder]       calibrate its best weights, and package them if they are better"
 
 setup: $(READY) page
 
@@ -85,8 +85,10 @@ docs: setup
 	$(BIN)/python benchmarks/contact_sheet.py docs/images/everything.jpg
 
 export-tiny: setup
-	$(BIN)/anymask export-weights $(or $(RUN),$$($(BIN)/python -c "from anymask.model.cache import cache_folder; print(cache_folder() / 'train' / 'tiny')")) \
-	  src/anymask/model/weights/tiny.safetensors
+	@run="$(RUN)"; \
+	run=$${run:-$$($(BIN)/python -c "from anymask.model.cache import cache_folder; print(cache_folder() / 'train' / 'tiny')")}; \
+	$(BIN)/anymask calibrate tiny --data $(DATA) --out "$$run" && \
+	$(BIN)/anymask export-weights "$$run" src/anymask/model/weights/tiny.safetensors
 
 clean:
 	rm -rf $(VENV) out build dist

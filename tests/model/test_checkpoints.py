@@ -304,6 +304,18 @@ def test_missing_unexpected_and_misshapen_keys_are_named(small_sam: Segmenter) -
     assert fingerprint(small_sam) == before
 
 
+def test_files_from_before_the_second_look_load_without_one() -> None:
+    model = build_model("tiny").eval()
+    torch.nn.init.ones_(model.mask_decoder.second_look.mlp.layers[-1].bias)
+    older = {key: value for key, value in model.state_dict().items() if "second_look" not in key}
+    load_checkpoint(model, older)
+    token, ious, logits = torch.randn(2, 192), torch.rand(2, 4), torch.randn(2, 4, 8, 8)
+    assert torch.equal(model.mask_decoder.second_look(token, ious, logits), ious)
+    del older["mask_decoder.iou_token.weight"]
+    with pytest.raises(CheckpointError, match=r"misses 1 key: mask_decoder\.iou_token\.weight"):
+        load_checkpoint(model, older)
+
+
 def test_not_strict_takes_what_fits(small_sam: Segmenter) -> None:
     token = torch.full((1, 64), 3.0)
     partial = {"mask_decoder.iou_token.weight": token, "adapter": torch.zeros(1)}

@@ -1,4 +1,4 @@
-"""`anymask train` and `anymask export-weights`: make a model from a recipe, and turn a run into a weights file."""
+"""`anymask train`, `calibrate` and `export-weights`: make a model from a recipe, and turn a run into a weights file."""
 
 from __future__ import annotations
 
@@ -43,14 +43,10 @@ def train(
 
     Under `torchrun --nproc-per-node N -m anymask train ...` N processes share every step.
     """
-    from anymask.training.recipes import RECIPES
-
-    if recipe not in RECIPES:
-        raise AnymaskError(f"recipe {recipe!r} is not known; the recipes are {', '.join(RECIPES)}")
-    recipe_config = RECIPES[recipe](data).with_more([str(folder) for folder in more or []], more_share)
+    config = read_recipe(recipe, data, more or [], more_share)
     if teacher is not None:
-        recipe_config = dataclasses.replace(recipe_config, teacher=str(teacher))
-    config = with_settings(recipe_config, set_ or [])
+        config = dataclasses.replace(config, teacher=str(teacher))
+    config = with_settings(config, set_ or [])
     if show:
         typer.echo(config.to_json())
         return
@@ -65,6 +61,50 @@ def train(
     scores = run(config, folder, device=device, max_steps=max_steps)
     if scores:
         typer.echo(json.dumps({"run": str(folder), **scores}))
+
+
+def read_recipe(name: str, data: Path, more: list[Path], more_share: float) -> TrainConfig:
+    """Raises `AnymaskError` for a recipe that is not there."""
+    from anymask.training.recipes import RECIPES
+
+    if name not in RECIPES:
+        raise AnymaskError(f"recipe {name!r} is not known; the recipes are {', '.join(RECIPES)}")
+    return RECIPES[name](data).with_more([str(folder) for folder in more], more_share)
+
+
+def calibrate(
+    recipe: Annotated[str, typer.Argument(help="The recipe of the run.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data, as for `anymask train`.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: in the cache folder.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe (JSON value)."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="From the answers on so many pictures that it was trained on.")
+    ] = 900,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Fit predicted IoU to what a run's best weights answer, when training is over; masks stay as they are.
+
+    A few minutes on two CPU cores. `anymask export-weights` comes after it.
+    """
+    import torch
+
+    from anymask.model.cache import cache_folder
+    from anymask.training.calibrate import calibrate_best
+    from anymask.training.loop import progress_bar
+
+    config = with_settings(read_recipe(recipe, data, [], 0.5), set_ or [])
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = out or cache_folder() / "train" / recipe
+    with progress_bar(is_visible=True) as progress:
+        task = progress.add_task("calibrate", total=images, note="")
+        scores = calibrate_best(
+            folder, config, images=images, progress=lambda done: progress.update(task, completed=done)
+        )
+    typer.echo(json.dumps({"run": str(folder), **scores}))
 
 
 def pretrain(

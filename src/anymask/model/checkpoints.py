@@ -36,6 +36,7 @@ TINY_WIDTHS = {192: "tiny", 96: "tiny_narrow"}
 PIXEL_CONSTANTS = ("pixel_mean", "pixel_std")
 # MobileSAM's file still has the classifier that its encoder was taught with.
 UNUSED_PREFIXES = ("image_encoder.norm_head.", "image_encoder.head.")
+SECOND_LOOK = "mask_decoder.second_look."
 SHOWN_KEYS = 3
 
 
@@ -247,12 +248,16 @@ def load_checkpoint(model: Segmenter, path_or_state: str | Path | Mapping[str, T
     else:
         origin, state = str(path_or_state), to_reference_keys(read_state_dict(path_or_state))
     wanted = model.state_dict()
-    missing = [key for key in wanted if key not in state]
+    # Files from before there was a second look load as with one that changes nothing.
+    is_older = not any(key.startswith(SECOND_LOOK) for key in state)
+    missing = [key for key in wanted if key not in state and not (is_older and key.startswith(SECOND_LOOK))]
     unexpected = [key for key in state if key not in wanted]
     misshapen = [key for key in state if key in wanted and state[key].shape != wanted[key].shape]
     has_foreign_keys = bool(missing or unexpected) if strict else len(unexpected) == len(state)
     if not (has_foreign_keys or misshapen):
         model.load_state_dict(state, strict=False)
+        if is_older and model.mask_decoder.second_look is not None:
+            model.mask_decoder.second_look.forget()
         return
     found = detect_variant(state)
     if found is not None and found != model.name:

@@ -168,10 +168,12 @@ class FactoredMap:
     def written(self, layer: KnownLayer, shares: Tensor, values: Tensor) -> Tensor:
         """The map (B, P, C) that a norm makes the same of as `after`; of an image that no norm has seen yet."""
         assert self.scale is None
-        written = layer.base[None]
+        written, lefts = layer.base[None], (*self.left, shares)
         rows = [layer.rows[: left.shape[1]].expand(left.shape[0], -1, -1) for left in self.left]
         rows.append(times_known(values, layer.outward[-1]).flatten(1, 2))
-        for block, (left, right) in enumerate(zip((*self.left, shares), rows, strict=True)):
+        if torch.jit.is_tracing():  # a graph has no product that adds, so that one is better than several and their sum
+            return written + torch.cat(lefts, dim=1).transpose(1, 2) @ torch.cat(rows, dim=1)
+        for block, (left, right) in enumerate(zip(lefts, rows, strict=True)):
             written = add_product(written, left.transpose(1, 2), right, is_spent=block > 0)
         return written
 

@@ -72,6 +72,7 @@ def build_tiny(rates: Regularisation, name: str = "tiny", embed_dim: int = 192) 
         fine_channels=encoder.embed_dim // 8,
         # "Measured" on held-out objects: 0.02 to 0.12 differ by little, see docs/experiments.md.
         consensus=0.03,
+        has_second_look=True,
         # GELU takes a sixth of a click in a browser ("measured": 28.6 and 24.0 ms), and gains nothing here.
         activation=partial(nn.ReLU, inplace=True),
     )
@@ -95,6 +96,7 @@ def assemble(
     has_click_features: bool = False,
     fine_channels: int | None = None,
     consensus: float | None = None,
+    has_second_look: bool = False,
     activation: Callable[[], nn.Module] = nn.GELU,
 ) -> Segmenter:
     """Any image encoder with a prompt encoder and a mask decoder of its width."""
@@ -112,6 +114,7 @@ def assemble(
         head_dim=head_dim,
         has_skips=bool(encoder.skip_channels),
         consensus=consensus,
+        has_second_look=has_second_look,
         activation=activation,
     )
     return Segmenter(name, encoder, prompt_encoder, decoder, spec)

@@ -70,7 +70,10 @@ class Attention(nn.Module):
             query, key, value = (part.expand(batch, -1, -1, -1) for part in (query, key, value))
         mask = None if key_mask is None else key_mask[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        # The scale is the usual one; a graph that is not told works it out from shapes at every run.
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, scale=self._scale
+        )
         seen = self.out_proj(attended.transpose(1, 2).flatten(-2))
         return seen if onto is None else onto + seen
 

@@ -136,17 +136,25 @@ def first_prompts(masks: Tensor, draws: Draws, annotator: Annotator = PAPER) -> 
     masks (B, H, W) bool, none empty. Returns points (B, 2, 2) and labels (B, 2): a point and "not a point",
     or the two corners, so that a batch of both keeps one shape.
     """
+    points, labels = (part.unflatten(0, (2, -1)) for part in clicks_and_boxes(masks, draws, annotator))
+    is_box = (draws.uniform(masks.shape[0]) < 0.5).to(masks.device)
+    return torch.where(is_box[:, None, None], points[1], points[0]), torch.where(is_box[:, None], labels[1], labels[0])
+
+
+def clicks_and_boxes(masks: Tensor, draws: Draws, annotator: Annotator = PAPER) -> tuple[Tensor, Tensor]:
+    """Both of the prompts that `first_prompts` chooses from, all points first: (2B, 2, 2) and (2B, 2)."""
+    # Corners lie on pixel edges and the encoder adds half a pixel to everything, as in the reference.
     boxes = noisy_boxes(masks, draws, annotator)
     points = sample_clicks(masks, draws, annotator)
-    is_box = (draws.uniform(masks.shape[0]) < 0.5).to(masks.device)
     points = torch.stack([points, torch.zeros_like(points)], dim=1)
-    labels_box = torch.tensor([PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT], device=masks.device)
-    labels_point = torch.tensor([PointLabel.FOREGROUND, PointLabel.NOT_A_POINT], device=masks.device)
-    # Corners lie on pixel edges and the encoder adds half a pixel to everything, as in the reference.
-    return (
-        torch.where(is_box[:, None, None], boxes, points),
-        torch.where(is_box[:, None], labels_box, labels_point),
+    labels = torch.tensor(
+        [
+            [PointLabel.FOREGROUND, PointLabel.NOT_A_POINT],
+            [PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT],
+        ],
+        device=masks.device,
     )
+    return torch.cat([points, boxes]), labels.repeat_interleave(len(masks), dim=0)
 
 
 def correction_clicks(
