@@ -39,10 +39,12 @@ class SecondLook(nn.Module):
 
     def evidence(self, token: Tensor, ious: Tensor, logits: Tensor) -> Tensor:
         """All that speaks for or against a prompt's masks: (B, C + M * (M + 2))."""
-        masks = (logits > 0).flatten(2).to(token.dtype)
+        masks = (logits > 0).flatten(2).float()  # cells are counted: half precision could not
         areas, shared = masks.sum(dim=2), masks @ masks.transpose(1, 2)
         agreement = shared / (areas[:, :, None] + areas[:, None] - shared).clamp(min=1)
-        return torch.cat([token, ious.detach(), torch.log1p(areas), agreement.flatten(1)], dim=1)
+        seen = torch.cat([torch.log1p(areas), agreement.flatten(1)], dim=1)
+        return torch.cat([token, ious.detach(), seen.to(token.dtype)], dim=1)
 
     def judge(self, ious: Tensor, evidence: Tensor) -> Tensor:
+        """Predicted IoU (B, M), moved by its evidence."""
         return ious + FARTHEST * torch.tanh(self.mlp(evidence))
