@@ -55,13 +55,13 @@ def added_of(server: Server) -> Any:
 
 
 def test_the_mask_under_a_resting_pointer_is_shown_and_nothing_is_kept_of_it(hand: Hand, server: Server) -> None:
-    x, y = DISCS_XY[0]
-    assert hand.front_alpha(x + 50, y) == 0
+    x, y = DISCS_XY[0]  # the disc or its core, whichever is answered, reaches 15 pixels to the right
+    assert hand.front_alpha(x + 15, y) == 0
     hand.page.mouse.move(*hand.place(x + 3, y))
     hand.page.mouse.move(*hand.place(x, y))
-    until(lambda: hand.front_alpha(x + 50, y) > 0, "the preview is drawn")
+    until(lambda: hand.front_alpha(x + 15, y) > 0, "the preview is drawn")
     hand.page.mouse.move(*hand.place(620, 460))
-    until(lambda: hand.front_alpha(x + 50, y) == 0, "the preview is gone when the pointer left it")
+    until(lambda: hand.front_alpha(x + 15, y) == 0, "the preview is gone when the pointer left it")
     assert hand.masks_drawn() == 0
     assert not hand.page.locator(".bar").is_visible()
     assert server.draft(1) is None
@@ -71,7 +71,7 @@ def test_the_mask_under_a_resting_pointer_is_shown_and_nothing_is_kept_of_it(han
     hand.page.mouse.move(*hand.place(DISCS_XY[1][0] + 3, DISCS_XY[1][1]))
     hand.page.mouse.move(*hand.place(*DISCS_XY[1]))
     hand.page.wait_for_timeout(600)
-    assert hand.front_alpha(DISCS_XY[1][0] + 50, DISCS_XY[1][1]) == 0
+    assert hand.front_alpha(DISCS_XY[1][0] + 15, DISCS_XY[1][1]) == 0
 
 
 def test_wheel_and_space_move_the_picture_under_the_pointer(hand: Hand, server: Server) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from anymask.model.layers import MLP
+from anymask.model.layers import MLP, is_plain_inference
 
 # A second look moves a prediction by no more than this, so that masks which cannot reach a threshold need not be drawn.
 # "Measured": 0.1 gains three quarters of what 0.2 does, and 0.3 no more.
@@ -39,7 +39,7 @@ class SecondLook(nn.Module):
 
     def evidence(self, token: Tensor, ious: Tensor, logits: Tensor) -> Tensor:
         """All that speaks for or against a prompt's masks: (B, C + M * (M + 2))."""
-        masks = (logits > 0).flatten(2).float()  # cells are counted: half precision could not
+        masks = _cells_above(logits).flatten(2)
         areas, shared = masks.sum(dim=2), masks @ masks.transpose(1, 2)
         agreement = shared / (areas[:, :, None] + areas[:, None] - shared).clamp(min=1)
         seen = torch.cat([torch.log1p(areas), agreement.flatten(1)], dim=1)
@@ -48,3 +48,10 @@ class SecondLook(nn.Module):
     def judge(self, ious: Tensor, evidence: Tensor) -> Tensor:
         """Predicted IoU (B, M), moved by its evidence."""
         return ious + FARTHEST * torch.tanh(self.mlp(evidence))
+
+
+def _cells_above(logits: Tensor) -> Tensor:
+    """One where a logit is above 0, zero elsewhere, as float32: cells are counted, which half precision could not."""
+    if is_plain_inference(logits):  # written at once: a quarter of the time ("measured": 0.02 ms a prompt of `tiny`)
+        return torch.gt(logits, 0, out=torch.empty_like(logits, dtype=torch.float32))
+    return (logits > 0).float()
