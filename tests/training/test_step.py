@@ -54,7 +54,11 @@ def test_every_parameter_learns(segmenter, config, batch):
     # outputs only those learn that were the best for some mask.
     outputs = {name for name in gradients if "output_hypernetworks_mlps" in name}
     # What lies before a layer that starts at zero learns from the second step on.
-    waiting = {name for name in still if "top_down" in name and ".reduce." in name}
+    waiting = {
+        name
+        for name in still
+        if ("top_down" in name and ".reduce." in name) or name.startswith("mask_decoder.second_look.mlp.layers.0.")
+    }
     assert {name for name in still - outputs - waiting if not name.endswith("k_proj.bias")} == set()
     learning = {name.split(".")[2] for name in outputs - still}
     assert "0" in learning
