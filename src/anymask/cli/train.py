@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from anymask.training.config import TrainConfig
     from anymask.training.pretrain import PretrainConfig
 
+RunFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: in the cache folder.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe (JSON value).")
+]
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="tiny, fine_tune, sam_vit_b, sam_vit_l or sam_vit_h.")],
     data: Annotated[Path, typer.Option(help="Folder of the data; what is expected in it is in the recipe.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: in the cache folder.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe (JSON value)."),
-    ] = None,
+    out: RunFolder = None,
+    set_: Settings = None,
     more: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Also train on this folder, such as `anymask everything` writes."),
@@ -75,11 +77,8 @@ def read_recipe(name: str, data: Path, more: list[Path], more_share: float) -> T
 def calibrate(
     recipe: Annotated[str, typer.Argument(help="The recipe of the run.")],
     data: Annotated[Path, typer.Option(help="Folder of the data, as for `anymask train`.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: in the cache folder.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe (JSON value)."),
-    ] = None,
+    out: RunFolder = None,
+    set_: Settings = None,
     images: Annotated[
         int, typer.Option(min=1, help="From the answers on so many pictures that it was trained on.")
     ] = 900,
@@ -110,11 +109,8 @@ def calibrate(
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="tiny or vit_b.")],
     photos: Annotated[Path, typer.Option(help="Folder of photos, searched in depth; no masks are needed.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: in the cache folder.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe (JSON value)."),
-    ] = None,
+    out: RunFolder = None,
+    set_: Settings = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many further steps.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,

@@ -134,7 +134,7 @@ class MaskDecoder(nn.Module):
 
         With `iou_thresh` only those S prompts get masks, in their order, of which an ambiguous output is predicted to
         reach it: logits (S, M, 4h, 4w). Drawing is a quarter of the work ("measured" on tiny), and automatic
-        generation drops most of it. Those out of a second look's reach keep their first guess, which is below it anyway.
+        generation drops most of it. Prompts out of a second look's reach keep their first guess, below it.
         """
         batch = prompt_tokens.shape[0]
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
