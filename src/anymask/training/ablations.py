@@ -155,7 +155,7 @@ def draw(variants: list[Variant], folder: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, name in zip(figure.subplots(1, 3), SCORES[:3], strict=True):
         for variant in variants:
@@ -165,5 +165,6 @@ def draw(variants: list[Variant], folder: Path) -> None:
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("mean IoU of held-out objects (%)")
-    figure.axes[0].legend(frameon=False, fontsize="small")
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize="small")
     figure.savefig(folder / "results.png", dpi=120)
