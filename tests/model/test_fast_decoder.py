@@ -9,12 +9,13 @@ from small_networks import assert_close, randomise
 from test_networks import MODELS_AND_SIZES, encode_images, ragged_batch, random_model
 from torch import nn
 
-from anymask.model import mask_decoder, segmenter
+from anymask.model import segmenter, upscaling
 from anymask.model.finer import by_line, four_beside, line_weight
-from anymask.model.mask_decoder import MaskDecoder, PreparedFeatures
+from anymask.model.prepared_features import PreparedFeatures
 from anymask.model.prompt_encoder import RandomFourierEncoding
 from anymask.model.segmenter import PromptBatch, Segmenter
 from anymask.model.transformer import Attention, _softmax
+from anymask.model.upscaling import Upscaling
 
 TOLERANCE = 1e-5  # of the largest value
 
@@ -29,7 +30,7 @@ def decode_straightforward(model: Segmenter, features: segmenter.ImageFeatures, 
         patch.setattr(
             Attention, "forward", lambda own, *given, is_spent=False, **known: own.straightforward(*given, **known)
         )
-        patch.setattr(MaskDecoder, "_masks", MaskDecoder.straightforward)
+        patch.setattr(Upscaling, "masks", Upscaling.straightforward)
         return model.decode(features, prompts)
 
 
@@ -107,7 +108,7 @@ def test_small_batches_and_strips_change_no_answer(
     expected, expected_ious = model.decode(features, batch, iou_thresh)
     assert len(expected) > 0
     monkeypatch.setattr(segmenter, "NUMBERS_AT_ONCE", 2 * features.embedding[0].numel())
-    monkeypatch.setattr(mask_decoder, "NUMBERS_AT_ONCE", 1000)
+    monkeypatch.setattr(upscaling, "NUMBERS_AT_ONCE", 1000)
     logits, ious = model.decode(features, batch, iou_thresh)
     assert_close(logits, expected, TOLERANCE)
     assert_close(ious, expected_ious, TOLERANCE)

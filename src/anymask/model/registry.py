@@ -112,7 +112,6 @@ def assemble(
         embed_dim=encoder.embed_dim,
         transformer=transformer,
         head_dim=head_dim,
-        has_skips=bool(encoder.skip_channels),
         consensus=consensus,
         has_second_look=has_second_look,
         activation=activation,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from anymask.geometry.resize import Frame, fit_frame, resize_image
 from anymask.model.image_encoder import ImageEncoder, ImageFeatures
 from anymask.model.layers import is_inference, is_plain_inference
-from anymask.model.mask_decoder import MaskDecoder, PreparedFeatures
+from anymask.model.mask_decoder import MaskDecoder
+from anymask.model.prepared_features import PreparedFeatures
 from anymask.model.prompt_encoder import PromptEncoder, draw_prompt_maps, normalise_positions
 from anymask.prompts import PointLabel
 
