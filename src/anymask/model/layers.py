@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anymask.model.depthwise import DepthwiseConvolution, learns_slowly
+
 
 def is_inference(module: nn.Module) -> bool:
     """Whether a module may take the forms that suit answering and not learning; without gradients it is quicker."""
@@ -121,7 +123,11 @@ def convolve(
             return fused.binary(x, added, weight, bias, *geometry, "add", 1.0, None, [], None)
         return fused(x, weight, bias, *geometry, *ONEDNN_ACTIVATIONS[activation])
     padding, stride, dilation, groups = geometry
-    out = ACTIVATIONS[activation](F.conv2d(x, weight, bias, stride, padding, dilation, groups))
+    if learns_slowly(shape, x):
+        out = DepthwiseConvolution.apply(x, weight, bias, padding, stride, dilation)
+    else:
+        out = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    out = ACTIVATIONS[activation](out)
     return out if added is None else out + added
 
 

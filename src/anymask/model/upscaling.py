@@ -154,12 +154,13 @@ class Upscaling(nn.Sequential):
         _, norm, act1, _, act2 = self._parts()
         # Lines of four-times-finer cells, still a channel after the other: in rows of numbers, copied in rows.
         shown = None if maps is None else maps.permute(0, 3, 1, 2, 4).flatten(3).transpose(2, 3).unbind(1)
+        added = at_stride4.unbind(1)  # one gradient for all lines, not one as large as all of them for each
         lines = []
         for line in range(4):
             if line % 2 == 0:
                 cells = cells_of(line // 2).unflatten(2, (2, -1)).flatten(1, 2)
                 cells = act1(norm.of_cells(cells))
-            finer = (cells @ weights.to_stride4[line % 2]).add_(at_stride4[:, line])
+            finer = (cells @ weights.to_stride4[line % 2]).add_(added[line])
             finer = finer.unflatten(2, (2, -1)).flatten(1, 2)
             if shown is not None:
                 assert of_maps is not None

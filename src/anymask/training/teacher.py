@@ -104,10 +104,15 @@ class TeacherHead(nn.Module):
 
     def forward(self, features: ImageFeatures, grid_size: int) -> Tensor:
         """(I, C, g, g)."""
-        drawn = F.interpolate(self.from_embedding(features.embedding), (grid_size, grid_size), mode="bilinear")
+        drawn = _resized(self.from_embedding(features.embedding), grid_size)
         if self.from_skip is None:
             return drawn
-        return drawn + F.interpolate(self.from_skip(features.skips[0]), (grid_size, grid_size), mode="bilinear")
+        return drawn + _resized(self.from_skip(features.skips[0]), grid_size)
+
+
+def _resized(maps: Tensor, size: int) -> Tensor:
+    """Maps (I, C, h, w) as (I, C, size, size); as they are where they have that size."""
+    return maps if maps.shape[-2:] == (size, size) else F.interpolate(maps, (size, size), mode="bilinear")
 
 
 def teacher_loss(drawn: Tensor, seen: Tensor, is_known: Tensor) -> Tensor:
