@@ -16,6 +16,7 @@ from anymask.training.optimiser import (
     parameter_groups,
     set_learning_rate,
 )
+from anymask.training.sharding import load_optimiser
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +178,28 @@ def test_decay_zero_keeps_the_plain_weights():
     averaged.update(model, 1000)
     assert torch.equal(averaged.weights["weight"], model.weight)
     assert averaged.weights["weight"].data_ptr() != model.weight.data_ptr()
+
+
+@pytest.mark.parametrize(("saved", "own"), [(True, None), (None, True)])
+def test_a_loaded_state_does_not_decide_whether_steps_are_fused(saved, own):
+    start = torch.randn(3, 2, generator=torch.Generator().manual_seed(5))
+
+    def stepped(optimiser, weight):
+        weight.grad = torch.ones_like(weight)
+        optimiser.step()
+        return optimiser
+
+    def built(is_fused):
+        weight = nn.Parameter(start.clone())
+        return torch.optim.AdamW([weight], lr=0.1, fused=is_fused), weight
+
+    first, weight = built(saved)
+    stepped(first, weight)
+    second, other = built(own)
+    with torch.no_grad():
+        other.copy_(weight)
+    load_optimiser(second, first.state_dict())
+    assert [group["fused"] for group in second.param_groups] == [own]
+    stepped(first, weight)
+    stepped(second, other)
+    torch.testing.assert_close(other, weight)

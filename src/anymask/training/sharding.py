@@ -56,7 +56,10 @@ def shard_like(tensor: Tensor, example: Tensor) -> Tensor:
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a whole optimiser state into one whose parameters may be sharded."""
+    """Load a whole optimiser state into one whose parameters may be sharded.
+
+    Whether its steps are fused stays its own choice: a run may go on where that does not suit.
+    """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     spread = {
         index: {
@@ -65,4 +68,8 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
         }
         for index, moments in state["state"].items()
     }
-    optimiser.load_state_dict({**state, "state": spread})
+    groups = [
+        {**saved, "fused": own["fused"]}
+        for saved, own in zip(state["param_groups"], optimiser.param_groups, strict=True)
+    ]
+    optimiser.load_state_dict({**state, "state": spread, "param_groups": groups})
