@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from anymask.cli.main import app
 from anymask.cli.train import with_settings
+from anymask.data.sa1b import write_sa1b
 from anymask.errors import AnymaskError
 from anymask.training.config import TrainConfig
 from anymask.training.recipes import RECIPES
@@ -78,9 +80,12 @@ def test_teach_keeps_embeddings_and_goes_on(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "seen").glob("*.npy")}
     assert len(kept) == 2
+    assert [path.name for path in (tmp_path / "seen").glob("*.json")] == ["teacher.json"]
+    write_sa1b(tmp_path / "one.json", "one.png", (60, 90), np.ones((1, 60, 90), dtype=bool))
     again = runner.invoke(app, arguments)
     assert again.output.splitlines()[-1] == f"2 pictures' embeddings in {tmp_path / 'seen'}"
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "seen").glob("*.npy")} == kept
+    assert len(list((tmp_path / "seen").glob("*.json"))) == 2  # and what it answered to a click on one.png's object
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with_broken = runner.invoke(app, arguments)
     assert with_broken.exit_code == 1

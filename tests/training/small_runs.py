@@ -69,3 +69,31 @@ def small_config(folder: Path, **changes: Any) -> TrainConfig:
         "validation_objects": 2,
     }
     return TrainConfig(**(fields | changes))
+
+
+def nested_scene(folder: Path) -> tuple[TrainConfig, np.ndarray]:
+    """An image with a whole, a part of it and a mask in the corner; last, what another model drew: half of the whole.
+
+    That one is in `answers/a.json`.
+    """
+    folder.mkdir()
+    masks = np.zeros((4, 40, 40), dtype=bool)
+    masks[0, 4:30, 4:30] = True
+    masks[1, 14:20, 14:20] = True
+    masks[2, 32:40, 32:40] = True
+    masks[3, 17:30, 4:30] = True
+    Image.fromarray(np.full((40, 40, 3), 90, dtype=np.uint8)).save(folder / "a.png")
+    write_sa1b(folder / "a.json", "a.png", (40, 40), masks[:3])
+    (folder / "answers").mkdir()
+    write_sa1b(folder / "answers" / "a.json", "a.png", (40, 40), masks[3:])
+    config = small_config(
+        folder,
+        crop_size=40,
+        masks_per_image=1,
+        min_area=10,
+        sources=(DataSource(str(folder)),),
+        splits_file=None,
+        answers_per_image=8,
+        has_all_answers=True,
+    )
+    return config, masks

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import small_config
+from small_runs import nested_scene, small_config
 
 from anymask.training import composite
-from anymask.training.composite import MIN_AREA_SHARE, MIN_VISIBLE_SHARE, Pasting, draw_blob, paint, paste
+from anymask.training.composite import MIN_AREA_SHARE, MIN_VISIBLE_SHARE, Pasting, draw_blob, left_of, paint, paste
 from anymask.training.dataset import BatchDataset
 
 seeds = st.integers(0, 2**32)
@@ -33,11 +33,12 @@ def test_a_pasted_object_is_seen_whole_and_hides_what_is_under_it(seed):
     pasted = paste(SCENE, MASKS, DONOR, OBJECT, np.random.default_rng(seed))
     if pasted is None:
         return
-    image, masks = pasted
+    image, masks, hidden = pasted
     bright = image[..., 0] > 190  # only the donor is so bright; its edge is soft
     owner = [index for index in range(3) if bright.any() and (masks[index] & bright).sum() == bright.sum()]
     assert owner, "one mask holds all that was pasted"
     pasted_object = masks[owner[0]]
+    assert (hidden == pasted_object).all()
     for mask, old in zip(masks, MASKS, strict=True):
         if (mask & pasted_object).any():
             assert (mask == pasted_object).all()  # one more of the hidden ones that it replaces
@@ -55,6 +56,11 @@ def test_masks_that_are_hidden_give_way():
         masks = composite._in_front(hides, new_khw, np.random.default_rng(0))
         assert masks is not None
         assert sorted(mask.sum() for mask in masks) == sorted([*areas, CORNERS[1].sum()])
+
+
+def test_what_is_hidden_for_the_most_part_is_no_answer_any_more():
+    left = left_of(np.stack([box_mask(0, 0, 10, 10), box_mask(0, 0, 10, 20)]), box_mask(0, 0, 10, 8))
+    assert [mask.sum() for mask in left] == [0, 120]
 
 
 @pytest.mark.parametrize("cut_out", [box_mask(0, 0, 1, 1), box_mask(0, 0, 40, 50)], ids=["speck", "too large"])
@@ -78,10 +84,11 @@ def test_paint_changes_its_own_pixels_alone_and_a_core_lies_inside_its_whole(see
     painted = paint(SCENE, CORNERS, np.random.default_rng(seed))
     if painted is None:
         return
-    image, masks = painted
+    image, masks, hidden = painted
     is_new = (masks & ~CORNERS).any(axis=(1, 2))
     whole, core = sorted(masks[is_new], key=np.sum, reverse=True) if is_new.sum() == 2 else (masks[is_new][0],) * 2
     assert not (core & ~whole).any()
+    assert (hidden == whole).all()
     assert (masks[~is_new] == (CORNERS[~is_new] & ~whole)).all()
     near = cv2.dilate(whole.view(np.uint8), np.ones((19, 19))).astype(bool)  # the softest edge
     changed = (image != SCENE).any(axis=2)
@@ -94,6 +101,21 @@ def test_half_of_what_is_painted_has_a_core():
     has_core = [(kept[1] & ~CORNERS).any(axis=(1, 2)).sum() == 2 for kept in painted if kept is not None]
     assert len(has_core) > 40
     assert 0.3 < np.mean(has_core) < 0.7
+
+
+def test_answers_lose_what_is_pasted_over_them(tmp_path):
+    config, scene = nested_scene(tmp_path / "scene")
+    pasting = Pasting(share=1.0, max_objects=2, painted_share=0.5)
+    dataset = BatchDataset(replace(config, images_per_step=4, pasting=pasting), 0, 1)
+    whole = torch.from_numpy(scene)
+    fewer = 0
+    for step in range(6):
+        for answer in dataset[step].answers:
+            assert answer.any()
+            sources = [mask for mask in whole if not (answer & ~mask).any()]
+            assert sources
+            fewer += not any(torch.equal(answer, mask) for mask in sources)
+    assert fewer > 0
 
 
 def test_composites_are_repeatable_and_keep_padding_empty(scenes):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import TRAIN_NAMES, VAL_NAMES, draw_scene, small_config
+from small_runs import TRAIN_NAMES, VAL_NAMES, draw_scene, nested_scene, small_config
 
-from anymask.data.sa1b import read_sample, write_sa1b
+from anymask.data.sa1b import parse_annotations, read_json, read_sample, write_sa1b
 from anymask.errors import DataError
 from anymask.training.augment import Augmentation
 from anymask.training.config import DataSource
-from anymask.training.dataset import BatchDataset, draw_sample, in_pairs, open_source, training_batches
+from anymask.training.crops import draw_sample, in_pairs
+from anymask.training.dataset import BatchDataset, open_source, training_batches
 
 JITTER = Augmentation(scale_range=(0.7, 2.0), aspect_jitter=0.3, flip=True, colour=0.5)
 
@@ -60,10 +61,11 @@ def test_the_same_seed_and_step_give_the_same_batch(config):
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_processes_see_together_what_one_sees(config, world_size):
+    config = replace(config, answers_per_image=2)
     for step in (0, 5):
         whole = BatchDataset(config, 0, 1)[step]
         parts = [BatchDataset(config, rank, world_size)[step] for rank in range(world_size)]
-        for name in ("pixels", "sizes_hw", "masks"):
+        for name in ("pixels", "sizes_hw", "masks", "answers"):
             assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
         share = 12 // world_size
         for part in parts:
@@ -83,7 +85,7 @@ def test_a_mask_of_nearly_the_whole_image_is_left_out_however_it_is_cropped(scen
     assert max(annotation.area for annotation in sample) == 96 * 120
     config = small_config(scenes, masks_per_image=6, max_area_share=0.9)
     for seed in range(20):
-        drawn = draw_sample(read_sample(scenes / "0.png"), config, config.masks_per_image, np.random.default_rng(seed))
+        drawn = draw_sample(read_sample(scenes / "0.png"), config, np.random.default_rng(seed))
         # Padding makes the whole image no more than 80% of its crop.
         assert drawn.masks_khw.mean(axis=(1, 2)).max() < 0.5
 
@@ -92,9 +94,7 @@ def test_masks_lie_on_their_objects(scenes):
     """Without jitter a crop is the scene resized, and its masks are the scene's."""
     config = small_config(scenes, crop_size=120, masks_per_image=3)
     for index in range(3):
-        drawn = draw_sample(
-            read_sample(scenes / f"{index}.png"), config, config.masks_per_image, np.random.default_rng(0)
-        )
+        drawn = draw_sample(read_sample(scenes / f"{index}.png"), config, np.random.default_rng(0))
         image, masks = draw_scene(index)
         height, width = image.shape[:2]
         assert drawn.size_hw == (height, width)
@@ -106,7 +106,7 @@ def test_masks_lie_on_their_objects(scenes):
 
 def test_an_image_with_few_masks_repeats_them(scenes):
     config = small_config(scenes, masks_per_image=7)
-    drawn = draw_sample(read_sample(scenes / "0.png"), config, config.masks_per_image, np.random.default_rng(0))
+    drawn = draw_sample(read_sample(scenes / "0.png"), config, np.random.default_rng(0))
     assert drawn.masks_khw.shape == (7, 64, 64)
     different = {mask.tobytes() for mask in drawn.masks_khw}
     assert len(different) == 3
@@ -233,3 +233,36 @@ def test_learning_with_less_uses_the_same_part_every_time(scenes):
     assert names(train_share=0.25) < names(train_share=0.5) < names()
     assert len(names(train_share=0.5)) == 4
     assert len(names(train_share=1e-6)) == 1
+
+
+def test_what_may_be_whole_or_part_of_what_is_asked_for_comes_with_it(tmp_path):
+    config, masks = nested_scene(tmp_path / "scene")
+    sample = read_sample(tmp_path / "scene" / "a.png")
+    answers_json = tmp_path / "scene" / "answers" / "a.json"
+    others = parse_annotations(read_json(answers_json), answers_json)[1]
+    others_of = {0: {1, 3}, 1: {0, 3}, 2: set()}
+    seen = set()
+    for seed in range(12):
+        drawn = draw_sample(sample, config, np.random.default_rng(seed), others)
+        (asked,) = (index for index, mask in enumerate(masks) if (mask == drawn.masks_khw[0]).all())
+        seen.add(asked)
+        found = [index for answer in drawn.answers_khw for index, mask in enumerate(masks) if (mask == answer).all()]
+        assert sorted(found) == sorted(others_of[asked])
+    assert seen == {0, 1, 2}
+    fewer = (
+        draw_sample(sample, replace(config, answers_per_image=1), np.random.default_rng(seed), others)
+        for seed in range(6)
+    )
+    assert max(len(drawn.answers_khw) for drawn in fewer) == 1
+
+
+def test_answers_are_numbered_by_image_and_without_a_wish_for_them_there_are_none(tmp_path):
+    config, _ = nested_scene(tmp_path / "scene")
+    batch = BatchDataset(replace(config, images_per_step=4), 0, 1)[0]
+    assert len(batch.answers) == len(batch.answer_image_index) > 0
+    for image, mask in zip(batch.image_index, batch.masks, strict=True):
+        corner = mask[36, 36]
+        assert (batch.answer_image_index == image).sum() == (0 if corner else 1)
+    plain = BatchDataset(replace(config, images_per_step=4, answers_per_image=0), 0, 1)[0]
+    assert plain.answers.shape == (0, 40, 40)
+    assert torch.equal(plain.masks, batch.masks)

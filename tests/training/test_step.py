@@ -88,7 +88,28 @@ def test_masks_under_a_click_are_found(batch):
     labels = torch.tensor([[1, -1], [1, -1], [1, -1], [2, 3]])
     batch = replace(batch, masks=masks, image_index=image_index)
     prompts, others = other_masks_under_click(batch, points, labels)
-    assert list(zip(prompts.tolist(), others.tolist(), strict=True)) == [(1, 0)]
+    assert prompts.tolist() == [1]
+    assert torch.equal(others, masks[:1])
+
+
+def test_masks_that_nobody_asks_for_are_found_under_a_click_too(batch):
+    """But not the clicked object in another hand, nor what lies in another image or beside the click."""
+    asked, whole, apart, again = (torch.zeros(64, 64, dtype=torch.bool) for _ in range(4))
+    asked[20:30, 20:30] = True
+    whole[10:40, 10:40] = True
+    apart[50:60, 50:60] = True
+    again[20:30, 20:29] = True
+    batch = replace(
+        batch,
+        masks=torch.stack([asked, apart]),
+        image_index=torch.tensor([0, 1]),
+        answers=torch.stack([whole, apart, again, whole]),
+        answer_image_index=torch.tensor([0, 0, 0, 1]),
+    )
+    points = torch.tensor([[[25.0, 25.0], [0, 0]], [[55.0, 55.0], [0, 0]]])
+    prompts, others = other_masks_under_click(batch, points, torch.tensor([[1, -1], [1, -1]]))
+    assert prompts.tolist() == [0]
+    assert torch.equal(others, whole[None])
 
 
 def test_a_prompts_other_answers_count_as_much_as_its_own():
@@ -99,10 +120,12 @@ def test_a_prompts_other_answers_count_as_much_as_its_own():
     own, _ = segmentation_loss(logits, torch.zeros(2, 2), target, weights)
     first, second = mask_losses(logits, target, weights).min(dim=1).values
     assert own.item() == pytest.approx(((first + second) / 2).item())
-    both, _ = segmentation_loss(logits, torch.zeros(2, 2), target, weights, (torch.tensor([0]), torch.tensor([1])))
-    assert both.item() == pytest.approx((((first + second) / 2 + second) / 2).item())
-    none = torch.zeros(0, dtype=torch.long)
-    assert segmentation_loss(logits, torch.zeros(2, 2), target, weights, (none, none))[0] == own
+    for times in (1, 3):  # however many there are
+        others = torch.zeros(times, dtype=torch.long), target[1].expand(times, 8, 8)
+        both, _ = segmentation_loss(logits, torch.zeros(2, 2), target, weights, others)
+        assert both.item() == pytest.approx((((first + second) / 2 + second) / 2).item())
+    none = torch.zeros(0, dtype=torch.long), torch.zeros(0, 8, 8)
+    assert segmentation_loss(logits, torch.zeros(2, 2), target, weights, none)[0] == own
 
 
 def test_all_answers_are_taught(segmenter, config, batch):

@@ -1,4 +1,4 @@
-"""`anymask teach`: what a larger model sees in images, kept for a smaller one to learn from."""
+"""`anymask teach`: what a larger model sees in images and answers to clicks, kept for a smaller one to learn from."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ def teach(
 ) -> None:
     """Embed pictures with a teacher, for `anymask train RECIPE --teacher FOLDER`.
 
-    Two megabytes a picture at most, whatever its size. What is done already is skipped; a picture that
-    cannot be read is reported at the end, with exit code 1.
+    Where a picture has an SA-1B JSON beside it, the teacher also answers a click on each object there. Two megabytes
+    a picture at most, whatever its size, and the answers. What is done already is skipped; a picture that cannot be
+    read is reported at the end, with exit code 1.
     """
-    from anymask.errors import ImageError
+    from anymask.errors import DataError, ImageError
     from anymask.generator.folder import find_jobs
     from anymask.loading import load_model
     from anymask.training.loop import progress_bar
     from anymask.training.teacher import keep_embedding, open_for_teacher
+    from anymask.training.teacher_answers import keep_answers
 
     pictures = [job.path for job in find_jobs(images, recursive, out)]
     teacher = load_model(model, device=device)
@@ -35,7 +37,8 @@ def teach(
         for picture in pictures:
             try:
                 keep_embedding(teacher, picture, out)
-            except ImageError as error:
+                keep_answers(teacher, picture, out)
+            except (ImageError, DataError) as error:
                 skipped.append(str(error))
             progress.update(task, advance=1, note=picture.name)
     typer.echo(f"{len(pictures) - len(skipped):,} pictures' embeddings in {out}")

@@ -34,7 +34,8 @@ def train(
         float, typer.Option(min=0.01, max=0.99, help="How much of the training comes from --more.")
     ] = 0.5,
     teacher: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also learn a larger model's embeddings: see `anymask teach`.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Learn from a larger model too: see `anymask teach`."),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many further steps.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",

@@ -7,6 +7,7 @@ shows them with. All a pure function of the numpy generator, as everything that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -29,17 +30,25 @@ class Pasting:
     painted_share: float = 0.0
 
 
+class Composite(NamedTuple):
+    """The new scene (H, W, 3) uint8, its masks (K, H, W) bool, and where the new object hides the old scene (H, W)."""
+
+    image_hwc: np.ndarray
+    masks_khw: np.ndarray
+    hidden_hw: np.ndarray
+
+
 def paste(
     scene_hwc: np.ndarray,
     masks_khw: np.ndarray,
     donor_hwc: np.ndarray,
     object_hw: np.ndarray,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray] | None:
+) -> Composite | None:
     """One object of a donor image at a random place of the scene, all of one size (H, W).
 
-    Returns the new scene and masks: the pasted object's in place of those that it hides, or of a random one, and the
-    others without what it hides; None when nothing of the object would be seen.
+    The pasted object's mask takes the place of those that it hides, or of a random one, and the others lose what it
+    hides; None when nothing of the object would be seen.
     """
     area_share = object_hw.mean()
     if not MIN_AREA_SHARE <= area_share <= MAX_AREA_SHARE:
@@ -47,12 +56,12 @@ def paste(
     shift_xy = _random_shift(object_hw, rng)
     moved_object, moved_donor = (_shifted(array, shift_xy) for array in (object_hw.view(np.uint8), donor_hwc))
     masks = _in_front(masks_khw, moved_object.view(bool)[None], rng)
-    return None if masks is None else (_blended(scene_hwc, moved_donor, moved_object, EDGE_SIGMA), masks)
+    if masks is None:
+        return None
+    return Composite(_blended(scene_hwc, moved_donor, moved_object, EDGE_SIGMA), masks, moved_object.view(bool))
 
 
-def paint(
-    scene_hwc: np.ndarray, masks_khw: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray] | None:
+def paint(scene_hwc: np.ndarray, masks_khw: np.ndarray, rng: np.random.Generator) -> Composite | None:
     """A blob of the scene in another colour, half of the time with a core of a third one; else as `paste`.
 
     Nothing but the colour tells it from what is around it, and core and whole are both right answers to one click: what
@@ -72,7 +81,9 @@ def paint(
         painted = _blended(painted, _repainted(scene_hwc, rng), core.view(np.uint8), rng.uniform(0.5, 2.0))
         parts.append(core)
     masks = _in_front(masks_khw, np.stack(parts)[: len(masks_khw)], rng)
-    return None if masks is None else (_blended(scene_hwc, painted, whole.view(np.uint8), rng.uniform(0.5, 2.0)), masks)
+    if masks is None:
+        return None
+    return Composite(_blended(scene_hwc, painted, whole.view(np.uint8), rng.uniform(0.5, 2.0)), masks, whole)
 
 
 def _in_front(masks_khw: np.ndarray, new_khw: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
@@ -82,12 +93,20 @@ def _in_front(masks_khw: np.ndarray, new_khw: np.ndarray, rng: np.random.Generat
     """
     if new_khw[0].mean() < MIN_AREA_SHARE:
         return None
-    remaining = masks_khw & ~new_khw[0]
-    visible = remaining.sum(axis=(1, 2)) / np.maximum(masks_khw.sum(axis=(1, 2)), 1)
+    remaining = left_of(masks_khw, new_khw[0])
+    is_left = np.array([mask.any() for mask in remaining])
     order = rng.permutation(len(masks_khw))
-    hidden_first = order[np.argsort(visible[order] >= MIN_VISIBLE_SHARE, kind="stable")]
-    replaced = hidden_first[: max(len(new_khw), (visible < MIN_VISIBLE_SHARE).sum())]
+    hidden_first = order[np.argsort(is_left[order], kind="stable")]
+    replaced = hidden_first[: max(len(new_khw), (~is_left).sum())]
     remaining[replaced] = new_khw[np.arange(len(replaced)) % len(new_khw)]
+    return remaining
+
+
+def left_of(masks_khw: np.ndarray, hidden_hw: np.ndarray) -> np.ndarray:
+    """The masks (K, H, W) without what is hidden; nothing is left of one that is hidden for the most part."""
+    remaining = masks_khw & ~hidden_hw
+    visible = remaining.sum(axis=(1, 2)) / np.maximum(masks_khw.sum(axis=(1, 2)), 1)
+    remaining[visible < MIN_VISIBLE_SHARE] = False
     return remaining
 
 

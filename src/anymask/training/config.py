@@ -40,7 +40,7 @@ class TrainConfig:
     total_steps: int
     learning_rate: float
     splits_file: str | None = None
-    teacher: str | None = None  # a folder of a larger model's embeddings of the images, to learn from beside the masks
+    teacher: str | None = None  # a folder of a larger model's embeddings and answers, to learn beside the masks
     validation_sources: tuple[DataSource, ...] = ()  # whose held-out images judge; none: those of `sources`
     init_from: str | None = None  # a checkpoint, "pretrained" (what load_model takes), "imagenet" (tiny)
     frozen: tuple[str, ...] = ()  # parameters whose names start so are left as they are
@@ -64,6 +64,7 @@ class TrainConfig:
     losses: LossWeights = field(default_factory=LossWeights)
     is_single_output: bool = False  # an ambiguous prompt gets the one answer that others get (paper 3, ablated)
     has_all_answers: bool = False  # a lone click teaches the outputs every mask of its image here that it lies in
+    answers_per_image: int = 0  # with all answers: so many further masks, the teacher's among them, that it may lie in
     single_output_weight: float = 0.0  # the single-answer token's loss on ambiguous prompts; paper: none
     augmentation: Augmentation = field(default_factory=Augmentation)
     pasting: Pasting = field(default_factory=Pasting)

@@ -124,16 +124,18 @@ def segmentation_loss(
 ) -> tuple[Tensor, Tensor]:
     """Lowest mask loss of each mask's outputs plus the IoU error of all outputs (paper A).
 
-    logits (B, M, h, w), predicted_iou (B, M), target (B, h, w). `also_right`: pairs of rows, a prompt and the target
-    of another mask that is a right answer to it too (not in the paper); the outputs then learn all of a prompt's
-    answers, each from the output nearest to it. Returns the mean loss and true IoU (B, M).
+    logits (B, M, h, w), predicted_iou (B, M), target (B, h, w). `also_right`: P rows of prompts and for each the target
+    (P, h, w) of another mask that is a right answer to it too (not in the paper); the outputs then learn all of a
+    prompt's answers, each from the output nearest to it, the others together as much as its own. Returns the mean loss
+    and true IoU (B, M).
     """
     lowest = mask_losses(logits, target, weights).min(dim=1).values
     if also_right is not None and len(also_right[0]):
-        prompts, others = also_right
-        further = mask_losses(logits[prompts], target[others], weights).min(dim=1).values
-        counts = torch.ones_like(lowest).index_add(0, prompts, torch.ones_like(further))
-        lowest = lowest.index_add(0, prompts, further) / counts
+        prompts, other_targets = also_right
+        further = mask_losses(logits[prompts], other_targets, weights).min(dim=1).values
+        counts = torch.zeros_like(lowest).index_add(0, prompts, torch.ones_like(further))
+        means = torch.zeros_like(lowest).index_add(0, prompts, further) / counts.clamp(min=1)
+        lowest = torch.where(counts > 0, (lowest + means) / 2, lowest)
     iou = true_iou(logits, target)
     iou_error = predicted_iou.float() - iou
     iou_loss = weights.iou * iou_error.square().mean() + weights.iou_absolute * iou_error.abs().mean()

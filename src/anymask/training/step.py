@@ -17,6 +17,8 @@ from anymask.training.dataset import TrainingBatch
 from anymask.training.losses import contrastive_loss, segmentation_loss
 from anymask.training.teacher import TeacherHead, teacher_channels, teacher_loss
 
+SAME_IOU = 0.7  # assumed: two masks that overlap more than that show one object, drawn twice
+
 
 class TrainingStep(nn.Module):
     """The segmenter with its loss, as one module, so that data parallelism wraps a single forward pass."""
@@ -34,7 +36,8 @@ class TrainingStep(nn.Module):
         """Mean loss over all rounds, and what the curves show: losses and IoU of the first and last round."""
         pixels = zero_padding(self.segmenter.normalise(batch.pixels), batch.sizes_hw)
         features = self.encode(pixels.contiguous(memory_format=torch.channels_last))
-        target = grid_target(batch.masks, self.config.crop_size * 4 // self.segmenter.image_encoder.stride)
+        grid_size = self.config.crop_size * 4 // self.segmenter.image_encoder.stride
+        target = grid_target(batch.masks, grid_size)
 
         points, labels = first_prompts(batch.masks, draws, self.config.annotator)
         feedback: Tensor | None = None
@@ -55,7 +58,8 @@ class TrainingStep(nn.Module):
             )
             also_right = None
             if round_index == 0 and self.config.has_all_answers:
-                also_right = other_masks_under_click(batch, points, labels)
+                prompts_of, others = other_masks_under_click(batch, points, labels)
+                also_right = prompts_of, grid_target(others, grid_size)
             loss, iou = segmentation_loss(logits, ious, target, self.config.losses, also_right)
             if round_index == 0 and self.config.single_output_weight:
                 single = choose_outputs(all_logits, all_ious, multimask=False)
@@ -88,16 +92,22 @@ class TrainingStep(nn.Module):
 
 
 def other_masks_under_click(batch: TrainingBatch, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (prompt, mask) of the rows of lone clicks and of other masks of the same image that they lie in.
+    """The other right answers to lone clicks: masks of the same image that they lie in, asked for or not.
 
-    points (B, 2, 2), labels (B, 2) as from `first_prompts`; a box means its own object alone.
+    points (B, 2, 2), labels (B, 2) as from `first_prompts`; a box means its own object alone. Returns P rows of
+    prompts and the mask of each (P, S, S) bool; not one of nearly the same pixels as the prompt's own.
     """
-    x, y = points[:, 0].long().clamp(0, batch.masks.shape[-1] - 1).unbind(1)
-    is_inside = batch.masks[:, y, x].T  # prompt, mask
-    is_same_image = batch.image_index[:, None] == batch.image_index
+    masks = torch.cat([batch.masks, batch.answers])
+    image_index = torch.cat([batch.image_index, batch.answer_image_index])
+    x, y = points[:, 0].long().clamp(0, masks.shape[-1] - 1).unbind(1)
+    is_inside = masks[:, y, x].T  # prompt, mask
+    is_same_image = batch.image_index[:, None] == image_index
     is_click = labels[:, :1] == PointLabel.FOREGROUND
-    prompts, masks = (is_inside & is_same_image & is_click).fill_diagonal_(False).nonzero(as_tuple=True)
-    return prompts, masks
+    prompts, others = (is_inside & is_same_image & is_click).fill_diagonal_(False).nonzero(as_tuple=True)
+    own, other = batch.masks[prompts], masks[others]
+    overlap, union = (own & other).sum(dim=(1, 2)), (own | other).sum(dim=(1, 2))
+    is_another = overlap <= SAME_IOU * union
+    return prompts[is_another], other[is_another]
 
 
 def zero_padding(pixels: Tensor, sizes_hw: Tensor) -> Tensor:

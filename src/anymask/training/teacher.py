@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.data.images import read_image
-from anymask.data.sa1b import write_bytes_atomically
+from anymask.data.sa1b import Annotation, Sample, parse_annotations, read_json, write_bytes_atomically
 from anymask.errors import AnymaskError, DataError, ImageError
 from anymask.model.checkpoints import fingerprint
 from anymask.model.image_encoder import ImageEncoder, ImageFeatures
@@ -63,6 +63,14 @@ class TeacherFolder:
         features = torch.from_numpy(np.load(path).astype(np.float32))
         sampled, is_image = sample_crop(features, crop)
         return ((sampled - self.mean) / self.spread).half(), is_image
+
+    def answers(self, sample: Sample) -> tuple[Annotation, ...]:
+        """What the teacher answered to clicks on a picture's objects; nothing where it was not asked.
+
+        Raises `DataError`, naming the file, when it is broken.
+        """
+        path = self.folder / f"{picture_key(sample.encoded())}.json"
+        return parse_annotations(read_json(path), path)[1] if path.exists() else ()
 
 
 def picture_key(encoded: bytes) -> str:
