@@ -33,8 +33,9 @@ LICENCES = {
     "tiny": (
         "for non-commercial use: trained on BSDS500 (non-commercial research), CamVid (CC BY-NC), COCO "
         "(annotations CC BY 4.0, photos under Flickr's terms), CCP, feral cats, DSB2018 and photographs for research "
-        "whose masks MobileSAM drew; MobileSAM's embeddings of all these taught it too (weights Apache-2.0, taught by "
-        "SAM on a part of SA-1B); the image encoder started from EfficientNet-Lite0's ImageNet weights (Apache-2.0)"
+        "whose masks MobileSAM drew; its embeddings of all these and answers to clicks taught it too (weights "
+        "Apache-2.0, taught by SAM on a part of SA-1B); the image encoder started from EfficientNet-Lite0's ImageNet "
+        "weights (Apache-2.0)"
     ),
     "tiny_narrow": "no weights",
     "conv": "no weights",
