@@ -99,10 +99,7 @@ class MaskDecoder(nn.Module):
         shown_ious, promising = ious, None
         if iou_thresh is not None:
             promising = _reach(ious, iou_thresh - (0.0 if self.second_look is None else FARTHEST)).nonzero()[:, 0]
-            tokens, positions, dense_prompt = tokens[promising], positions[promising], dense_prompt.of_rows(promising)
-            shown_ious = ious[promising]
-            if features.embedding.shape[0] > 1:
-                image_index = promising if image_index is None else image_index[promising]
+            tokens, shown_ious = tokens[promising], ious[promising]
         consensus = None if self.training else self.consensus
         every = range(len(self.output_hypernetworks_mlps))
         drawn = every[outputs] if consensus is None and self.second_look is None else every
@@ -113,7 +110,9 @@ class MaskDecoder(nn.Module):
         if consensus is not None:
             heads = _agreed(shown_ious, consensus) @ heads
         prepared = self.prepare(features, dense_prompt)
-        draw = partial(self.output_upscaling.masks, positions, size_hw, prepared, image_index, dense_prompt)
+        draw = partial(
+            self.output_upscaling.masks, positions, size_hw, prepared, image_index, dense_prompt, wanted=promising
+        )
         if self.second_look is None:
             return draw(heads if consensus is None else heads[:, outputs]), ious
         masks = draw(heads)
