@@ -12,7 +12,7 @@ from anymask.data.sa1b import parse_annotations, read_json, read_sample, write_s
 from anymask.errors import DataError
 from anymask.training.augment import Augmentation
 from anymask.training.config import DataSource
-from anymask.training.crops import draw_sample, in_pairs
+from anymask.training.crops import draw_sample
 from anymask.training.dataset import BatchDataset, open_source, training_batches
 
 JITTER = Augmentation(scale_range=(0.7, 2.0), aspect_jitter=0.3, flip=True, colour=0.5)
@@ -144,12 +144,20 @@ def test_sources_are_drawn_by_weight(tmp_path):
     assert (reds == 50).float().mean().item() == pytest.approx(0.75, abs=0.07)
 
 
-def test_whole_and_part_come_in_pairs():
-    whole, part, apart, alone = (0, 0, 50, 50), (10, 10, 8, 8), (60, 60, 20, 20), (90, 0, 9, 9)
-    boxes = [whole, apart, alone, part]
-    assert list(in_pairs([0, 1, 2, 3], boxes)) == [0, 3, 1, 2]
-    assert list(in_pairs([1, 3, 2, 0], boxes)) == [1, 3, 0, 2]
-    assert list(in_pairs([], [])) == []
+def test_images_are_drawn_by_their_masks_when_there_are_some_to_choose_from(tmp_path):
+    """With one choice each image is as likely; with many, nine of ten masks are the crowded image's."""
+    crowded = np.zeros((9, 40, 40), dtype=bool)
+    for index in range(9):
+        crowded[index, :, 4 * index : 4 * index + 4] = True
+    one_image_folder(tmp_path / "both", 200, crowded)
+    Image.fromarray(np.full((40, 40, 3), 50, dtype=np.uint8)).save(tmp_path / "both" / "b.png")
+    write_sa1b(tmp_path / "both" / "b.json", "b.png", (40, 40), crowded[:1])
+    config = small_config(
+        tmp_path, sources=(DataSource(str(tmp_path / "both")),), splits_file=None, images_per_step=400
+    )
+    for count, expected in ((1, 0.5), (12, 0.9)):
+        reds = BatchDataset(replace(config, images_to_choose_from=count), 0, 1)[0].pixels[:, 0, 5, 5]
+        assert (reds == 200).float().mean().item() == pytest.approx(expected, abs=0.07)
 
 
 def test_further_folders_teach_and_do_not_judge(tmp_path):

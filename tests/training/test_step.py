@@ -128,6 +128,33 @@ def test_a_prompts_other_answers_count_as_much_as_its_own():
     assert segmentation_loss(logits, torch.zeros(2, 2), target, weights, none)[0] == own
 
 
+def test_one_output_cannot_learn_both_answers():
+    """Two answers to one click that lie nearest to the same output are taught to two, in the cheaper of both ways."""
+    own, other = torch.zeros(8, 8), torch.zeros(8, 8)
+    own[:4], other[:3] = 1, 1
+    logits = torch.stack([20 * own - 10, torch.zeros(8, 8), torch.full((8, 8), -1.0)])[None].requires_grad_()
+    weights = LossWeights(focal=0, dice=1, iou=0)
+    own_losses, other_losses = (mask_losses(logits, mask[None], weights)[0] for mask in (own, other))
+    assert own_losses.argmin() == other_losses.argmin() == 0
+    ways = [own_losses[i] + other_losses[j] for i in range(3) for j in range(3) if i != j]
+    loss, _ = segmentation_loss(
+        logits, torch.zeros(1, 3), own[None], weights, (torch.zeros(1, dtype=torch.long), other[None])
+    )
+    assert loss.item() == pytest.approx(min(ways).item() / 2)
+    loss.backward()
+    assert (logits.grad[0].flatten(1).abs().sum(dim=1) > 0).sum() == 2
+
+
+def test_a_single_output_learns_all_answers():
+    target = torch.zeros(2, 8, 8)
+    target[0, :4], target[1, :, :4] = 1, 1
+    logits, weights = torch.zeros(1, 1, 8, 8), LossWeights(focal=0, dice=1, iou=0)
+    also_right = torch.zeros(1, dtype=torch.long), target[1:]
+    loss, _ = segmentation_loss(logits, torch.zeros(1, 1), target[:1], weights, also_right)
+    expected = sum(mask_losses(logits, mask[None], weights).item() for mask in target) / 2
+    assert loss.item() == pytest.approx(expected)
+
+
 def test_all_answers_are_taught(segmenter, config, batch):
     step = TrainingStep(segmenter, replace(config, has_all_answers=True))
     masks = batch.masks.clone()

@@ -39,6 +39,7 @@ class TrainConfig:
     masks_per_image: int
     total_steps: int
     learning_rate: float
+    images_to_choose_from: int = 1  # of so many, one is taken, in proportion to its masks, which then come evenly
     splits_file: str | None = None
     teacher: str | None = None  # a folder of a larger model's embeddings and answers, to learn beside the masks
     validation_sources: tuple[DataSource, ...] = ()  # whose held-out images judge; none: those of `sources`

@@ -37,10 +37,7 @@ def draw_sample(
     """
     crop = draw_crop(sample.size_hw, config.crop_size, config.augmentation, rng)
     candidates = _in_crop(sample.annotations, sample, crop, config)
-    order: Iterable[int] = rng.permutation(len(candidates))
-    if config.has_all_answers:
-        order = in_pairs(order, [annotation.bbox_xywh for annotation in candidates])
-    in_order = (candidates[index] for index in order)
+    in_order = (candidates[index] for index in rng.permutation(len(candidates)))
     asked = list(islice(_cropped_masks(in_order, sample, crop, config), config.masks_per_image))
     if not asked:
         return None
@@ -97,19 +94,6 @@ def _cropped_masks(
         mask = crop.apply(whole_mask.astype(np.uint8) * 255) >= 128
         if config.min_area <= mask.sum() <= config.max_area_share * mask.size:
             yield annotation, mask
-
-
-def in_pairs(order: Iterable[int], boxes_xywh: Sequence[tuple[float, ...]]) -> Iterator[int]:
-    """The same order, but every other one moved up if there is one that may be whole or part of the one before."""
-    rest = [int(index) for index in order]
-    while rest:
-        first = rest.pop(0)
-        yield first
-        for index in rest:
-            if _may_nest(boxes_xywh[first], boxes_xywh[index]):
-                rest.remove(index)
-                yield index
-                break
 
 
 def _may_nest(one_xywh: tuple[float, ...], other_xywh: tuple[float, ...]) -> bool:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from anymask.data.sa1b import Sa1bFolder, read_split
+from anymask.data.sa1b import Sa1bFolder, Sample, read_split
 from anymask.data.sa1b_tars import Sa1bTars
 from anymask.errors import DataError
 from anymask.model.cache import cache_folder
@@ -23,6 +23,9 @@ from anymask.training.config import DataSource, TrainConfig
 from anymask.training.crops import DrawnCrop, draw_sample
 from anymask.training.teacher import TeacherFolder
 
+# Beyond it a mask counts less the more there are beside it: "up to 64 sampled masks" of an image is what the paper (A)
+# learns from at a time, and so all of most images' masks.
+MOST_MASKS = 64
 MAX_TRIES = 50  # images drawn before a data set is said to hold no usable mask
 
 
@@ -81,7 +84,7 @@ class BatchDataset(Dataset[TrainingBatch]):
 
     def __init__(self, config: TrainConfig, rank: int, world_size: int) -> None:
         self.config = config
-        self.donor_config = replace(config, masks_per_image=1, answers_per_image=0)
+        self.donor_config = replace(config, masks_per_image=1, answers_per_image=0, images_to_choose_from=1)
         self.rank = rank
         self.images = config.images_per_step // (world_size * config.accumulate)
         self.folders = [open_source(source, config.splits_file, "train") for source in config.sources]
@@ -142,7 +145,7 @@ class BatchDataset(Dataset[TrainingBatch]):
     def _draw(self, rng: np.random.Generator, config: TrainConfig) -> DrawnCrop:
         for _ in range(MAX_TRIES):
             folder = self.folders[rng.choice(len(self.folders), p=self.probabilities)]
-            sample = folder[int(rng.integers(len(folder)))]
+            sample = _choose(folder, config.images_to_choose_from, rng)
             others = self.teacher.answers(sample) if self.teacher and config.answers_per_image else ()
             drawn = draw_sample(sample, config, rng, others)
             if drawn is not None:
@@ -152,6 +155,15 @@ class BatchDataset(Dataset[TrainingBatch]):
             f"{folders}: no usable mask in {MAX_TRIES} images; allowed: masks of at least "
             f"{self.config.min_area} pixels in the crop, at most {self.config.max_area_share:g} of the image"
         )
+
+
+def _choose(folder: Sa1bFolder | Sa1bTars, count: int, rng: np.random.Generator) -> Sample:
+    """One of `count` images drawn at random, in proportion to how many masks it has."""
+    samples = [folder[int(index)] for index in rng.integers(len(folder), size=count)]
+    if count == 1:
+        return samples[0]
+    masks = np.array([min(len(sample.annotations), MOST_MASKS) for sample in samples])
+    return samples[int(rng.choice(count, p=masks / masks.sum() if masks.any() else None))]
 
 
 def _numbered(masks_of_images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -43,8 +43,8 @@ FREE_TO_CHANGE = {
     "total_steps", "save_every", "validate_every", "validation_objects", "workers", "compile", "precision",
     "learning_rate", "lr_drops", "cooldown_steps", "sources", "splits_file", "losses", "augmentation",
     "validation_sources", "schedule", "annotator", "pasting", "crop_size", "images_per_step", "masks_per_image",
-    "ema_decay", "has_all_answers", "answers_per_image", "single_output_weight", "clip_norm", "accumulate",
-    "checkpoint_activations", "is_sharded",
+    "images_to_choose_from", "ema_decay", "has_all_answers", "answers_per_image", "single_output_weight", "clip_norm",
+    "accumulate", "checkpoint_activations", "is_sharded",
 }  # fmt: skip
 
 

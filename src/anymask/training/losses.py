@@ -106,6 +106,15 @@ def contrastive_loss(
     return F.cross_entropy(similarity.masked_fill(is_same, -torch.inf), wanted)
 
 
+def lowest_elsewhere(losses: Tensor) -> Tensor:
+    """For each output the lowest loss among the others, or its own where there is no other: (P, M) -> (P, M)."""
+    count = losses.shape[1]
+    if count == 1:
+        return losses
+    own = torch.eye(count, dtype=torch.bool, device=losses.device)
+    return losses[:, None].expand(-1, count, -1).masked_fill(own, torch.inf).min(dim=2).values
+
+
 @torch.no_grad()
 def true_iou(logits: Tensor, target: Tensor) -> Tensor:
     """IoU of logits cut at zero with a soft target cut at one half: (B, M, h, w), (B, h, w) -> (B, M)."""
@@ -125,17 +134,18 @@ def segmentation_loss(
     """Lowest mask loss of each mask's outputs plus the IoU error of all outputs (paper A).
 
     logits (B, M, h, w), predicted_iou (B, M), target (B, h, w). `also_right`: P rows of prompts and for each the target
-    (P, h, w) of another mask that is a right answer to it too (not in the paper); the outputs then learn all of a
-    prompt's answers, each from the output nearest to it, the others together as much as its own. Returns the mean loss
-    and true IoU (B, M).
+    (P, h, w) of another mask that is a right answer to it too (not in the paper). One output then learns a prompt's own
+    mask and the rest its other masks, each from the nearest and together as much as its own: whichever output makes
+    all of this cheapest. Returns the mean loss and true IoU (B, M).
     """
-    lowest = mask_losses(logits, target, weights).min(dim=1).values
+    losses = mask_losses(logits, target, weights)
+    lowest = losses.min(dim=1).values
     if also_right is not None and len(also_right[0]):
         prompts, other_targets = also_right
-        further = mask_losses(logits[prompts], other_targets, weights).min(dim=1).values
-        counts = torch.zeros_like(lowest).index_add(0, prompts, torch.ones_like(further))
-        means = torch.zeros_like(lowest).index_add(0, prompts, further) / counts.clamp(min=1)
-        lowest = torch.where(counts > 0, (lowest + means) / 2, lowest)
+        further = lowest_elsewhere(mask_losses(logits[prompts], other_targets, weights))
+        counts = torch.zeros_like(lowest).index_add(0, prompts, torch.ones_like(further[:, 0]))
+        means = torch.zeros_like(losses).index_add(0, prompts, further) / counts.clamp(min=1)[:, None]
+        lowest = torch.where(counts > 0, (losses + means).min(dim=1).values / 2, lowest)
     iou = true_iou(logits, target)
     iou_error = predicted_iou.float() - iou
     iou_loss = weights.iou * iou_error.square().mean() + weights.iou_absolute * iou_error.abs().mean()

@@ -33,6 +33,7 @@ def tiny(data: Path) -> TrainConfig:
         crop_size=384,
         images_per_step=4,
         masks_per_image=4,
+        images_to_choose_from=4,  # assumed: else the small masks of crowded images are rarer than in what is judged
         total_steps=200_000,
         learning_rate=5e-4,
         encoder_lr_scale=0.5,
