@@ -160,6 +160,12 @@ def test_images_are_drawn_by_their_masks_when_there_are_some_to_choose_from(tmp_
         assert (reds == 200).float().mean().item() == pytest.approx(expected, abs=0.07)
 
 
+@pytest.mark.parametrize("name", ["masks_per_image", "images_to_choose_from"])
+def test_a_batch_of_nothing_is_refused(config, name):
+    with pytest.raises(DataError, match=f"{name} is 0; it must be 1 or more"):
+        BatchDataset(replace(config, **{name: 0}), 0, 1)
+
+
 def test_further_folders_teach_and_do_not_judge(tmp_path):
     own = (DataSource("a", weight=2, split="a/train"), DataSource("b", weight=1))
     config = small_config(tmp_path, sources=own)

@@ -83,6 +83,10 @@ class BatchDataset(Dataset[TrainingBatch]):
     """
 
     def __init__(self, config: TrainConfig, rank: int, world_size: int) -> None:
+        """Raises `DataError` when masks or images to choose from are none."""
+        for name in ("masks_per_image", "images_to_choose_from"):
+            if getattr(config, name) < 1:
+                raise DataError(f"{name} is {getattr(config, name)}; it must be 1 or more")
         self.config = config
         self.donor_config = replace(config, masks_per_image=1, answers_per_image=0, images_to_choose_from=1)
         self.rank = rank
