@@ -91,6 +91,11 @@ def test_teach_keeps_embeddings_and_goes_on(tmp_path: Path) -> None:
     assert with_broken.exit_code == 1
     assert "2 pictures' embeddings" in with_broken.output
     assert "broken.png" in with_broken.output
+    (tmp_path / "two.json").write_text('{"image": {}, "annotations": []}')
+    with_broken = runner.invoke(app, arguments)
+    assert with_broken.exit_code == 1
+    assert "2 pictures' embeddings" in with_broken.output  # two.png's too, though nobody can say what lies on it
+    assert "two.json" in with_broken.output
     shown = runner.invoke(app, ["train", "tiny", "--data", "data", "--teacher", str(tmp_path / "seen"), "--show"])
     assert json.loads(shown.output)["teacher"] == str(tmp_path / "seen")
 

@@ -13,6 +13,7 @@ import anymask
 from anymask.data.sa1b import read_sample, write_sa1b
 from anymask.errors import DataError
 from anymask.geometry.masks import mask_iou_matrix
+from anymask.geometry.rle import decode_rles
 from anymask.model.registry import build_model
 from anymask.training import teacher_answers
 from anymask.training.dataset import BatchDataset
@@ -55,6 +56,7 @@ def test_a_kept_embedding_is_decoded_without_its_padding(scenes, tmp_path, monke
     """A model without skip maps answers from what is kept: where the picture's cells are, and never with padding."""
     for bar in ("MIN_PREDICTED_IOU", "MIN_STABILITY"):  # it has learned nothing
         monkeypatch.setattr(teacher_answers, bar, -10.0)
+    monkeypatch.setattr(teacher_answers, "POINTS_PER_SIDE", 0)
     torch.manual_seed(0)
     model = build_model("conv").eval()
     picture = tmp_path / "wide.png"
@@ -67,6 +69,17 @@ def test_a_kept_embedding_is_decoded_without_its_padding(scenes, tmp_path, monke
     answers = TeacherFolder(tmp_path / "seen").answers(read_sample(picture))
     assert 1 <= len(answers) <= 3
     assert all(answer.rle["size"] == [60, image.shape[1]] for answer in answers)
+
+
+def test_what_nobody_annotated_is_asked_for_too(tiny, tmp_path):
+    """One object of three is annotated: an answer lies on each of the others."""
+    image, masks = draw_scene(1)
+    picture = tmp_path / "one.png"
+    Image.fromarray(image).save(picture)
+    write_sa1b(picture.with_suffix(".json"), picture.name, image.shape[:2], masks[:1])
+    answers = TeacherFolder(asked(tiny, picture, tmp_path / "seen").parent).answers(read_sample(picture))
+    drawn = decode_rles([answer.rle for answer in answers], image.shape[:2])
+    assert (mask_iou_matrix(masks, drawn).max(axis=1) > 0.7).all()
 
 
 def test_only_good_and_distinct_masks_are_kept():

@@ -17,9 +17,9 @@ def teach(
 ) -> None:
     """Embed pictures with a teacher, for `anymask train RECIPE --teacher FOLDER`.
 
-    Where a picture has an SA-1B JSON beside it, the teacher also answers a click on each object there. Two megabytes
-    a picture at most, whatever its size, and the answers. What is done already is skipped; a picture that cannot be
-    read is reported at the end, with exit code 1.
+    Where a picture has an SA-1B JSON beside it, the teacher also answers clicks on its objects and on a grid. Two
+    megabytes a picture at most, whatever its size, and the answers. What is done already is skipped; a picture that
+    cannot be read is reported at the end, with exit code 1.
     """
     from anymask.errors import DataError, ImageError
     from anymask.generator.folder import find_jobs
@@ -31,17 +31,18 @@ def teach(
     pictures = [job.path for job in find_jobs(images, recursive, out)]
     teacher = load_model(model, device=device)
     open_for_teacher(teacher, out)
-    skipped = []
+    num_kept, skipped = 0, []
     with progress_bar(is_visible=True) as progress:
         task = progress.add_task("teach", total=len(pictures), note="")
         for picture in pictures:
             try:
                 keep_embedding(teacher, picture, out)
+                num_kept += 1
                 keep_answers(teacher, picture, out)
             except (ImageError, DataError) as error:
                 skipped.append(str(error))
             progress.update(task, advance=1, note=picture.name)
-    typer.echo(f"{len(pictures) - len(skipped):,} pictures' embeddings in {out}")
+    typer.echo(f"{num_kept:,} pictures' embeddings in {out}")
     for reason in skipped:
         typer.echo(f"skipped: {reason}", err=True)
     if skipped:

@@ -1,7 +1,9 @@
-"""What a larger model answers to a click on each annotated object, for a smaller one's outputs to learn.
+"""What a larger model answers to clicks on an annotated picture, for a smaller one's outputs to learn.
 
 The annotation names one object under a click; the teacher's answers are further right ones: the part that was hit, or
-what the object is part of. They are decoded from the embedding that `teacher.py` keeps, and kept beside it.
+what the object is part of. It is asked at the centre of each object and on a grid over all of the picture, since what
+it takes for a part is seldom under an object's centre. The answers are decoded from the embedding that `teacher.py`
+keeps, and kept beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 from anymask.data.sa1b import Sample, is_sa1b, read_json, read_sample, write_sa1b
+from anymask.geometry.crops import point_grid
 from anymask.geometry.masks import mask_iou_matrix
 from anymask.geometry.points import mask_centre_xy
 from anymask.geometry.resize import Frame, mask_at_original
@@ -26,6 +29,7 @@ from anymask.training.teacher import picture_key
 MIN_PREDICTED_IOU = 0.7  # assumed; nine of ten of MobileSAM's answers have it
 MIN_STABILITY = 0.85  # assumed, of the area at logits of 1 and -1; below lie ragged pieces of texture
 MAX_OVERLAP = 0.8  # assumed: answers of a larger IoU are one answer
+POINTS_PER_SIDE = 12  # of the grid; assumed
 CLICKS_AT_ONCE = 32
 
 
@@ -48,9 +52,10 @@ def keep_answers(model: Segmenter, picture: Path, folder: Path) -> None:
 def answer_clicks(
     model: Segmenter, sample: Sample, embedding_chw: np.ndarray
 ) -> tuple[np.ndarray, list[dict[str, object]]]:
-    """The distinct answers to a click at the centre of each object: masks (K, H, W) bool, and what is said of each."""
+    """The distinct answers to clicks on objects and on a grid: masks (K, H, W) bool, and what is said of each."""
     features, frame = _features(model, sample, embedding_chw)
     clicks_xy = [mask_centre_xy(mask) for mask in _masks(sample) if mask.any()]
+    clicks_xy.extend((point_grid(POINTS_PER_SIDE) * sample.size_hw[::-1]).tolist())
     masks: list[np.ndarray] = []
     extras: list[dict[str, object]] = []
     kept = np.zeros((0, *(4 * side for side in features.embedding.shape[-2:])), dtype=bool)
