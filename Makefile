@@ -58,7 +58,8 @@ demo: setup
 
 test: setup lint
 	@if [ -d web/node_modules ]; then cd web && npm test --silent; fi
-	$(BIN)/python -m pytest
+# One thread a process: threads that wait busily for each other slow all processes down.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks

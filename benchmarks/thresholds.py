@@ -76,7 +76,7 @@ def main(
     data: Path,
     weights: Path | None = None,
     images: int = 8,
-    cache: Path = Path("thresholds"),
+    cache: Path = Path("out/thresholds"),
 ) -> None:
     model = anymask.load_model("tiny", checkpoint=weights)
     jobs = [(name, image) for name in SETS for image in sorted(read_split(data / "splits.json", name, "val"))[:images]]
