@@ -84,6 +84,8 @@ bench: setup
 
 docs: setup
 	$(BIN)/python benchmarks/contact_sheet.py docs/images/everything.jpg
+	$(MAKE) demo IMAGE= POINT= OUT=out/docs
+	cp out/docs/chelsea.overlay.png docs/images/demo.png
 
 export-tiny: setup
 	@run="$(RUN)"; \
